@@ -1,0 +1,3 @@
+"""Limbeck: knowledge distillation for reinforcement learning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,158 @@
+"""play(policy, task, seeds): the only way a policy meets a task outside collection; environment steps are counted here.
+
+Results are a function of the seeds alone. A matrix product may round differently in another row or for another batch
+size, and one flipped bit can change a chaotic episode, so a policy is always called with blocks of BLOCK rows and
+seed number i always sits in row i mod BLOCK: the number of parallel slots changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck import distributions, seeding, spaces, tasks
+from limbeck.contracts import Array, Episodes, Floats, Head, Mode, Observation, Policy, State, Task
+from limbeck.errors import EnvironmentFault
+
+BLOCK = 16
+MAX_EPISODE_STEPS = 1_000_000  # an episode that never ends is a fault of the environment, not a reason to wait for ever
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One vector step as a watcher sees it; rows with `alive` False are to be ignored."""
+
+    obs: Observation  # [B, ...] before the step
+    first: NDArray[np.bool_]  # [B]
+    params: Floats  # [B, W]
+    actions: Array  # [B, ...] executed
+    alive: NDArray[np.bool_]  # [B]
+    indices: NDArray[np.int64]  # [B] position of the row's seed in `seeds`
+    reward: NDArray[np.float64]  # [B]
+
+
+def play(
+    policy: Policy | None,
+    task: Task,
+    seeds: Sequence[int],
+    *,
+    mode: Mode | Literal["uniform"] = "greedy",
+    run_seed: int = 0,
+    slots: int = 64,
+    watch: Callable[[Frame], None] | None = None,
+) -> Episodes:
+    """One episode per seed; returns and lengths in the order of `seeds`. `policy` None plays uniformly at random.
+
+    Raises EnvironmentFault when the environment raises, hangs, returns numbers that are not finite or never ends.
+    """
+    slots = task.max_lanes or _power_of_two(min(slots, len(seeds)))
+    seating = _Seating(seeds, slots)
+    lanes = task.lanes(slots, seating.next_seed)
+    actor = _Actor(policy, task, slots, mode, run_seed)
+    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    try:
+        step = lanes.start()
+        sitting = seating.sitting.copy()
+        while (step.seeds >= 0).any() or seating.waiting:
+            params, actions = actor.act(step.obs, step.first, sitting, step.seeds)
+            before, first = step.obs, step.first
+            step = lanes.step(actions)
+            rows = step.alive
+            returns[sitting[rows]] += step.reward[rows]
+            lengths[sitting[rows]] += 1
+            if watch is not None:
+                watch(Frame(before, first, params, actions, step.alive, sitting, step.reward))
+            if lengths.max(initial=0) > MAX_EPISODE_STEPS:
+                raise EnvironmentFault(f"{task.name}: an episode passed {MAX_EPISODE_STEPS:,} steps without ending. Give the environment a time limit.")
+            sitting = seating.sitting.copy()
+    finally:
+        lanes.close()
+    return Episodes(task.name, np.asarray(seeds, np.int64), returns, lengths)
+
+
+class _Seating:
+    """Which seed sits where: lane l serves the seeds i with i mod m = l mod m, m = min(slots, BLOCK)."""
+
+    def __init__(self, seeds: Sequence[int], slots: int) -> None:
+        self._seeds, self._modulus = seeds, min(slots, BLOCK)
+        self._queues = [deque(range(residue, len(seeds), self._modulus)) for residue in range(self._modulus)]
+        self.sitting = np.zeros(slots, np.int64)
+
+    @property
+    def waiting(self) -> bool:
+        return any(self._queues)
+
+    def next_seed(self, lane: int) -> int | None:
+        queue = self._queues[lane % self._modulus]
+        if not queue:
+            return None
+        self.sitting[lane] = queue.popleft()
+        return int(self._seeds[self.sitting[lane]])
+
+
+class _Actor:
+    """Calls the policy in blocks and turns rows into executed actions with one random stream per episode."""
+
+    def __init__(self, policy: Policy | None, task: Task, slots: int, mode: str, run_seed: int) -> None:
+        self._policy, self._slots, self._mode, self._run_seed = policy, slots, mode, run_seed
+        self._head: Head = policy.head if policy is not None else spaces.head_for(task.spec.action_space)
+        self._blocks = -(-slots // BLOCK)
+        self._state: list[State] = [policy.initial_state(BLOCK) for _ in range(self._blocks)] if policy is not None else []
+        self._streams: list[np.random.Generator | None] = [None] * slots
+
+    def act(self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64], seeds: NDArray[np.int64]) -> tuple[Floats, Array]:
+        params = self._params(obs, first, sitting)
+        if self._mode == "greedy":
+            return params, distributions.act(self._head, params)
+        for lane in np.flatnonzero(first):
+            self._streams[lane] = seeding.generator(self._run_seed, self._mode, int(seeds[lane]))
+        rows = [self._draw(params[lane : lane + 1], self._streams[lane]) for lane in range(self._slots)]
+        return params, distributions.execute(self._head, np.concatenate(rows))
+
+    def _draw(self, params: Floats, stream: np.random.Generator | None) -> Array:
+        if stream is None:  # an idle lane: its action is ignored
+            return distributions.said(self._head, params)
+        if self._mode == "uniform":
+            return uniform(self._head, stream)
+        return distributions.said(self._head, params, "sampled", stream)
+
+    def _params(self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64]) -> Floats:
+        if self._policy is None:
+            return np.zeros((self._slots, self._head.width), np.float32)
+        params = np.empty((self._slots, self._head.width), np.float32)
+        for block in range(self._blocks):
+            lanes = np.arange(block * BLOCK, min((block + 1) * BLOCK, self._slots))
+            rows = sitting[lanes] % BLOCK if BLOCK % self._slots == 0 else lanes % BLOCK
+            gather = np.zeros(BLOCK, np.int64)
+            gather[rows] = lanes
+            fresh = np.ones(BLOCK, bool)
+            fresh[rows] = first[lanes]
+            output = self._policy(tasks.take_rows(obs, gather), self._state[block], fresh)
+            self._state[block] = output.state
+            params[lanes] = output.params[rows]
+        return params
+
+
+def uniform(head: Head, rng: np.random.Generator) -> Array:
+    """[1, ...] one said action, uniform over the action space; standard normal where it has no bounds."""
+    n = sum(head.sizes)
+    match head.kind:
+        case "categorical" | "q":
+            return rng.integers(head.sizes[0], size=1)
+        case "multicategorical":
+            return np.array([[rng.integers(size) for size in head.sizes]])
+        case "bernoulli":
+            return rng.integers(2, size=(1, n))
+    low, high = distributions.bounds(head)
+    finite = np.isfinite(low) & np.isfinite(high)
+    drawn = np.where(finite, rng.random(n) * np.where(finite, high - low, 0) + np.where(finite, low, 0), rng.standard_normal(n))
+    return drawn.astype(np.float32)[None]
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (max(n, 1).bit_length() - 1)

@@ -1,0 +1,217 @@
+"""Every stage's settings, frozen and checked strictly. No torch, no gymnasium: `--help` and recipe checks need only this."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from limbeck.errors import InputError, printable, unknown
+
+DEFAULT_STUDENTS = ("mlp:64x64", "mlp:32x32", "mlp:16x16", "mlp:8x8", "mlp:16", "mlp:8", "mlp:4", "linear")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    kwargs: dict[str, Any] = field(default_factory=dict)  # passed to gymnasium.make
+    step_timeout: float = 60.0  # seconds one environment call may take
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    episodes: int = 40  # per mode
+    random_episodes: int = 40
+    expect: float | None = None  # the return the teacher should reach
+    accept: bool = False  # distill whatever was found
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    slots: int = 16  # vector-environment slots, dealt among the members
+    steps: int = 1024  # environment steps per round, all slots together
+    driver: Literal["student", "teacher", "beta", "trb"] = "student"
+    teacher_rounds: int = 1  # first rounds driven by the teacher whatever the driver
+    beta_rounds: int = 6  # beta: linear 1 -> 0 over these rounds (Ross et al. 2011)
+    trust: float = 0.5  # trb: nats of KL(behaviour || student) allowed at first
+    trust_share: float = 0.3  # trb: linear to 0 over this share of the rounds
+    random_share: float = 0.0  # share of teacher-driven steps replaced by random actions
+
+
+@dataclass(frozen=True)
+class ImitateSettings:
+    rounds: int = 12
+    gradient_steps: int = 200  # Adam steps per round
+    batch: int = 512
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 3e-4  # cosine over the rounds
+    loss: str = "auto"  # a name of limbeck.losses.LOSSES, or auto: chosen by the teacher's head
+    hard_weight: float = 0.0  # lambda of  lambda CE(hard label) + (1 - lambda) loss, where the task has hard labels
+    temperature: float | None = None  # None: 1 for policies, entropy-targeted for Q teachers
+    entropy_target: float = 0.25  # share of log A that the mean entropy of softmax(Q / tau) is brought to
+    gradient_clip: float = 1.0  # per member
+    sequence: int = 32  # T of recurrent students
+    burn_in: int = 8  # first rows of a sequence that do not count, unless an episode starts there
+
+
+@dataclass(frozen=True)
+class RaceSettings:
+    rounds: tuple[int, ...] = (4, 8)  # after these rounds the worse half of each size is dropped
+    episodes: int = 8  # per member and race, the same seeds for all
+    final_episodes: int = 32  # to choose the member of each size that is proved
+
+
+@dataclass(frozen=True)
+class PolishSettings:
+    enabled: bool = True
+    max_parameters: int = 1000  # larger members are left as imitation made them
+    generations: int = 20
+    pairs: int = 12  # antithetic pairs per generation
+    episodes: int = 8  # common start seeds per candidate and generation
+    sigma: float = 0.08  # perturbation, times mean |weight| of the tensor (floor 0.1)
+    learning_rate: float = 0.06  # times the same scale
+    validate_every: int = 5  # generations between validations
+    validation_episodes: int = 40
+
+
+@dataclass(frozen=True)
+class ProveSettings:
+    retain: float = 0.95
+    alpha: float = 0.05
+    max_episodes: int = 1000
+    chunk: int = 32  # episodes played between two looks
+    bound_episodes: int = 1000  # random episodes that fix the floor
+    bound_steps: int = 200_000  # at most this many environment steps for them
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    targets: tuple[str, ...] = ("onnx", "c")
+    golden_steps: int = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole distillation. Written resolved into the run folder; `limbeck distill recipe.yaml` runs it again."""
+
+    teacher: str
+    env: str
+    students: tuple[str, ...] = DEFAULT_STUDENTS
+    seed: int = 0
+    env_steps: int | None = None  # budget of collection steps; None: rounds x steps
+    seconds: float | None = None  # budget of imitation; becomes a number of rounds that is recorded
+    normaliser: str | None = None  # vec_normalize.pkl; None: one beside the teacher is used
+    teacher_sha256: str | None = None
+    threads: int = 1  # of torch; part of the run's identity
+    history: int = 1  # frames a memoryless student sees
+    keys: tuple[str, ...] | None = None  # entries of a Dict observation the student sees
+    indices: tuple[int, ...] | None = None  # positions of the flat observation the student sees
+    task: TaskSettings = TaskSettings()
+    verify: VerifySettings = VerifySettings()
+    collect: CollectSettings = CollectSettings()
+    imitate: ImitateSettings = ImitateSettings()
+    race: RaceSettings = RaceSettings()
+    polish: PolishSettings = PolishSettings()
+    prove: ProveSettings = ProveSettings()
+    export: ExportSettings = ExportSettings()
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1), "env_steps": (1, 10**10), "seconds": (0.1, 10**7), "threads": (1, 256), "history": (1, 1024),
+    "task.step_timeout": (0.1, 86400), "verify.episodes": (2, 100_000), "verify.random_episodes": (2, 100_000),
+    "collect.slots": (1, 4096), "collect.steps": (1, 10**8), "collect.teacher_rounds": (0, 10**6), "collect.beta_rounds": (1, 10**6),
+    "collect.trust": (0, 100), "collect.trust_share": (0, 1), "collect.random_share": (0, 1),
+    "imitate.rounds": (1, 10**6), "imitate.gradient_steps": (1, 10**7), "imitate.batch": (1, 10**6),
+    "imitate.learning_rate": (1e-8, 10), "imitate.final_learning_rate": (0, 10), "imitate.hard_weight": (0, 1),
+    "imitate.temperature": (1e-6, 1e6), "imitate.entropy_target": (0.001, 0.999), "imitate.gradient_clip": (1e-6, 1e6),
+    "imitate.sequence": (1, 4096), "imitate.burn_in": (0, 4095), "race.episodes": (1, 10**5), "race.final_episodes": (1, 10**5),
+    "polish.max_parameters": (0, 10**6), "polish.generations": (1, 10**5), "polish.pairs": (1, 10**5), "polish.episodes": (1, 10**5),
+    "polish.sigma": (1e-6, 10), "polish.learning_rate": (1e-6, 10), "polish.validate_every": (1, 10**5), "polish.validation_episodes": (1, 10**5),
+    "prove.retain": (0.01, 1.5), "prove.alpha": (1e-6, 0.5), "prove.max_episodes": (1, 10**7), "prove.chunk": (1, 10**5),
+    "prove.bound_episodes": (10, 10**6), "prove.bound_steps": (1000, 10**10), "export.golden_steps": (8, 10**5),
+}  # fmt: skip
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """A checked recipe from plain nested values (YAML, flags, Python). All problems are reported at once.
+
+    >>> recipe_from({"teacher": "t.zip", "env": "CartPole-v1"}).prove.retain
+    0.95
+    """
+    _refuse_unknown(values, Recipe, "")
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(Recipe, config=ConfigDict(extra="forbid"))
+        recipe: Recipe = adapter.validate_python(dict(values))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc']))} = {printable(p['input'], 60)!r}: {p['msg']}" for p in error.errors()]
+        raise InputError(f"the recipe has {len(problems)} wrong value{'s' * (len(problems) > 1)}: {'; '.join(problems)}.") from error
+    _check_ranges(recipe)
+    return recipe
+
+
+def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Nested values with `stage.key=value` options put in.
+
+    >>> with_options({"env": "CartPole-v1"}, ["collect.slots=8"])
+    {'env': 'CartPole-v1', 'collect': {'slots': '8'}}
+    """
+    merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for option in options:
+        path, equals, value = option.partition("=")
+        parts = path.split(".")
+        if not equals or len(parts) > 2:
+            raise InputError(f"option {printable(option)!r} is not understood. Allowed: KEY=VALUE or STAGE.KEY=VALUE, for example collect.slots=8.")
+        parsed: Any = tuple(v for v in value.split(",") if v) if _is_tuple(parts) else (None if value.lower() == "none" else value)
+        if len(parts) == 1:
+            merged[path] = parsed
+        else:
+            stage = merged.setdefault(parts[0], {})
+            if not isinstance(stage, dict):
+                raise unknown("stage", parts[0], _stages())
+            stage[parts[1]] = parsed
+    return merged
+
+
+def _stages() -> list[str]:
+    return [f.name for f in dataclasses.fields(Recipe) if dataclasses.is_dataclass(f.default)]
+
+
+def _is_tuple(parts: list[str]) -> bool:
+    owner: Any = Recipe
+    if len(parts) == 2:
+        owner = next((type(f.default) for f in dataclasses.fields(Recipe) if f.name == parts[0]), Recipe)
+    return any(f.name == parts[-1] and str(f.type).startswith("tuple") for f in dataclasses.fields(owner))
+
+
+def _refuse_unknown(values: Mapping[str, Any], owner: type, prefix: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(owner)}
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown(f"recipe key{' in ' + prefix if prefix else ''}", str(key), fields)
+        default = fields[key].default
+        if dataclasses.is_dataclass(default):
+            if isinstance(value, Mapping):
+                _refuse_unknown(value, type(default), key)
+    if not prefix:
+        missing = [k for k in ("teacher", "env") if k not in values]
+        if missing:
+            raise InputError(f"the recipe lacks {' and '.join(missing)}. Needed: teacher (a file) and env (an environment id).")
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    problems = []
+    for path, (low, high) in _RANGES.items():
+        value: Any = recipe
+        for part in path.split("."):
+            value = getattr(value, part)
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            problems.append(f"{path} = {value:g}, allowed {low:g} to {high:g}")
+    if not recipe.students:
+        problems.append("students is empty, allowed at least one such as mlp:16x16")
+    if recipe.imitate.burn_in >= recipe.imitate.sequence:
+        problems.append(f"imitate.burn_in = {recipe.imitate.burn_in}, allowed less than imitate.sequence = {recipe.imitate.sequence}")
+    if problems:
+        raise InputError(f"out of range: {'; '.join(problems)}. Change the recipe or the flags.")

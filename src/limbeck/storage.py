@@ -1,0 +1,265 @@
+"""The one way anything reaches the disk: aside, flushed, fsynced, renamed, directory fsynced, read back.
+
+Also the run folder's lock, its manifest and its growing metrics file. A kill at any moment leaves the old file or the
+new one; an error is reported as a StorageError and never as success. Arrays are stored as safetensors and mapped into
+memory by the offsets in their header.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck.contracts import Array
+from limbeck.errors import InputError, StorageError, printable
+
+ASIDE = ".limbeck-part"  # suffix of files not yet renamed; only these are ever cleaned up
+LOCK, MANIFEST, METRICS = "run.lock", "manifest.json", "metrics.jsonl"
+
+
+# ---------------------------------------------------------------- atomic files
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, durably; on any failure the old file stays and StorageError is raised."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_through(aside, content)
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+        if path.stat().st_size != len(content):
+            raise OSError(errno.EIO, "the file read back has another size")
+    except OSError as error:
+        raise _storage_error(path, error, len(content)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Plain values, dataclasses and numpy scalars; NaN and infinities become null, so any JSON reader opens it."""
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged: {error}. Remove it, or restore it from a copy.") from error
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON-able data."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _storage_error(path: Path, error: OSError, size: int = 0) -> StorageError:
+    what = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(f"{path}: {what} while writing {size:,} bytes. Free that much space, then run the same command again; nothing was lost.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"{path}: {what}. Choose a folder you may write to with --out.")
+    return StorageError(f"{path}: {what}. Check the disk, then run the same command again.")
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array], meta: Mapping[str, str] | None = None) -> None:
+    """Named arrays and string metadata as one safetensors file."""
+    from safetensors.numpy import save
+
+    contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    write_bytes(path, save(contiguous, metadata=dict(meta) if meta else None))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """The arrays and metadata that `write_arrays` wrote, copied into memory."""
+    arrays, meta = map_arrays(path)
+    return {k: np.array(v) for k, v in arrays.items()}, meta
+
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+
+
+def map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Read-only views into a memory-mapped safetensors file; the header is checked against the file's size."""
+    try:
+        raw = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    return parse_safetensors(raw, str(path))
+
+
+def parse_safetensors(raw: Array, name: str) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays as views into `raw` (uint8). Refuses overlaps, holes, duplicates, unknown types and lying sizes."""
+
+    def damaged(why: str) -> InputError:
+        return InputError(f"{printable(name)} is not a valid safetensors file: {why}. Export the weights again.")
+
+    if raw.size < 8:
+        raise damaged(f"{raw.size} bytes long")
+    length = int.from_bytes(bytes(raw[:8]), "little")
+    if not 2 <= length <= min(raw.size - 8, 100_000_000):
+        raise damaged(f"its header claims {length} bytes")
+    header = _unique_json(bytes(raw[8 : 8 + length]), damaged)
+    meta = header.pop("__metadata__", {})
+    arrays, position = {}, 8 + length
+    try:
+        entries = sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0]))
+        for key, entry in entries:
+            dtype, shape, (begin, end) = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
+            if any(not isinstance(n, int) or n < 0 for n in (*shape, begin, end)):
+                raise damaged(f"{key!r} has negative sizes")
+            if begin + 8 + length != position or end - begin != math.prod(shape) * dtype.itemsize or end + 8 + length > raw.size:
+                raise damaged(f"{key!r} does not fit its place")
+            arrays[key] = raw[position : end + 8 + length].view(dtype).reshape(shape)
+            position = end + 8 + length
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(f"bad entry ({error})") from error
+    if position != raw.size:
+        raise damaged(f"{raw.size - position} bytes belong to no array")
+    return arrays, meta
+
+
+def _unique_json(text: bytes, damaged: Any) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({k for k, _ in pairs}) != len(pairs):
+            raise ValueError("a key appears twice")
+        return dict(pairs)
+
+    try:
+        header = json.loads(text, object_pairs_hook=unique)
+    except ValueError as error:
+        raise damaged(f"unreadable header ({error})") from error
+    if not isinstance(header, dict):
+        raise damaged("its header is no table")
+    return header
+
+
+# ---------------------------------------------------------------- the run folder
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def probe_writable(folder: Path) -> None:
+    """Fail before any work if the folder cannot take files."""
+    path = folder / ".write-probe"
+    write_bytes(path, b"ok")
+    path.unlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder; a second process is refused at once and told who holds it. The kernel frees it at any death."""
+    probe_writable(folder)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = printable(file.read().strip()) or "another process"
+            raise StorageError(f"{folder} is in use by {holder}. Wait for it, stop it, or choose another --out.") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        for orphan in folder.rglob(f".*{ASIDE}"):
+            orphan.unlink(missing_ok=True)
+        yield
+
+
+def write_manifest(folder: Path) -> None:
+    """SHA-256 of every file of the run, the manifest and the lock apart."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (LOCK, MANIFEST) and not p.name.endswith(ASIDE))
+    write_json(folder / MANIFEST, {str(p.relative_to(folder)): sha256(p) for p in files})
+
+
+def check_manifest(folder: Path) -> list[str]:
+    """Files whose content is no longer what the manifest says, or that are gone."""
+    wanted = read_json(folder / MANIFEST)
+    return [name for name, digest in wanted.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+
+
+def append_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Add lines to metrics.jsonl. A tail cut by a kill is moved to a side file first, so every line stays readable."""
+    path = folder / METRICS
+    try:
+        if path.exists():
+            content = path.read_bytes()
+            if content and not content.endswith(b"\n"):
+                keep = content.rfind(b"\n") + 1
+                write_bytes(path.with_suffix(".cut"), content[keep:])
+                os.truncate(path, keep)
+        with path.open("ab") as file:
+            file.write("".join(json.dumps(plain(row)) + "\n" for row in rows).encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _storage_error(path, error) from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / METRICS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
