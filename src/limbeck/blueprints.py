@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 
 from limbeck import spaces, storage
-from limbeck.contracts import ACTIVATIONS, Array, Blueprint, Dense, Gru, Head, Layer, Normaliser, Spec, View, layer_arrays
+from limbeck.contracts import (
+    ACTIVATIONS,
+    Array,
+    Blueprint,
+    Dense,
+    Gru,
+    Head,
+    Layer,
+    Normaliser,
+    Spec,
+    View,
+    layer_arrays,
+)
 from limbeck.errors import InputError, printable
 
 FORMAT = "limbeck-policy-1"
@@ -46,21 +58,31 @@ def load(path: Path) -> tuple[Blueprint, dict[str, Any]]:
 
 def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, str], name: str) -> tuple[Blueprint, dict[str, Any]]:
     if "limbeck" not in meta:
-        raise InputError(f"{printable(name)} holds arrays but no Limbeck policy. Allowed: files written by Limbeck, or a format of `limbeck inspect --help`.")
+        raise InputError(
+            f"{printable(name)} holds arrays but no Limbeck policy. Allowed: files written by Limbeck, or a format of `limbeck inspect --help`."
+        )
     try:
         described = json.loads(meta["limbeck"])
         if described["format"] != FORMAT:
-            raise InputError(f"{printable(name)} was written in format {printable(described['format'])}, this version reads {FORMAT}. Update limbeck.")
+            raise InputError(
+                f"{printable(name)} was written in format {printable(described['format'])}, this version reads {FORMAT}. Update limbeck."
+            )
         for key, array in arrays.items():
             if not np.isfinite(array).all():
-                raise InputError(f"{printable(name)}: {printable(key)} holds NaN or infinite numbers. Export the policy again from a sound checkpoint.")
+                raise InputError(
+                    f"{printable(name)}: {printable(key)} holds NaN or infinite numbers. Export the policy again from a sound checkpoint."
+                )
         normaliser = None
         if "normaliser.mean" in arrays:
             clip = float(described["normaliser_clip"])
             normaliser = Normaliser(arrays["normaliser.mean"], arrays["normaliser.scale"], clip)
         view = described["view"]
         blueprint = Blueprint(
-            spec=Spec(spaces.from_json(described["observation_space"]), spaces.from_json(described["action_space"]), described["task"]),
+            spec=Spec(
+                spaces.from_json(described["observation_space"]),
+                spaces.from_json(described["action_space"]),
+                described["task"],
+            ),
             head=_head_from_json(described["head"]),
             layers=_layers_from_arrays("layers", described["layers"], arrays),
             view=View(_tuple(view["keys"]), _tuple(view["indices"]), int(view["history"]), float(view["noise"])),
@@ -71,7 +93,9 @@ def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, str], name: str)
         check(blueprint)
         return blueprint, json.loads(meta.get("provenance", "{}"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{printable(name)} is damaged: {type(error).__name__} {printable(error)}. Export the policy again.") from error
+        raise InputError(
+            f"{printable(name)} is damaged: {type(error).__name__} {printable(error)}. Export the policy again."
+        ) from error
 
 
 def check(blueprint: Blueprint) -> None:
@@ -79,17 +103,23 @@ def check(blueprint: Blueprint) -> None:
     spaces.check_view(blueprint.spec.observation_space, blueprint.view)
     width = spaces.flat_size(blueprint.spec.observation_space, blueprint.view)
     if blueprint.normaliser is not None and blueprint.normaliser.mean.shape != (width,):
-        raise InputError(f"normaliser of {blueprint.normaliser.mean.shape} numbers against observations of {width}. They must agree.")
+        raise InputError(
+            f"normaliser of {blueprint.normaliser.mean.shape} numbers against observations of {width}. They must agree."
+        )
     inputs = width * blueprint.view.history
     for layers, outputs in ((blueprint.layers, blueprint.head.width), (blueprint.value_layers, 1)):
         size = inputs
         for layer in layers:
             given = layer.weight.shape[0] if isinstance(layer, Dense) else layer.weight_x.shape[0]
             if given != size:
-                raise InputError(f"a layer takes {given} numbers where {size} arrive: the policy does not fit {blueprint.spec.observation_space}.")
+                raise InputError(
+                    f"a layer takes {given} numbers where {size} arrive: the policy does not fit {blueprint.spec.observation_space}."
+                )
             size = layer.weight.shape[1] if isinstance(layer, Dense) else layer.size
         if layers and size != outputs:
-            raise InputError(f"the last layer gives {size} numbers, the head needs {outputs}: the policy does not fit {blueprint.spec.action_space}.")
+            raise InputError(
+                f"the last layer gives {size} numbers, the head needs {outputs}: the policy does not fit {blueprint.spec.action_space}."
+            )
 
 
 def fold(blueprint: Blueprint) -> Blueprint:
@@ -122,8 +152,12 @@ def _layers_to_arrays(prefix: str, layers: tuple[Layer, ...], arrays: dict[str, 
     described = []
     for i, layer in enumerate(layers):
         names = ("weight", "bias") if isinstance(layer, Dense) else ("weight_x", "weight_h", "bias_x", "bias_h")
-        arrays.update({f"{prefix}.{i}.{n}": np.asarray(a, np.float32) for n, a in zip(names, layer_arrays(layer), strict=True)})
-        described.append({"type": "dense", "activation": layer.activation} if isinstance(layer, Dense) else {"type": "gru"})
+        arrays.update(
+            {f"{prefix}.{i}.{n}": np.asarray(a, np.float32) for n, a in zip(names, layer_arrays(layer), strict=True)}
+        )
+        described.append(
+            {"type": "dense", "activation": layer.activation} if isinstance(layer, Dense) else {"type": "gru"}
+        )
     return described
 
 
@@ -132,7 +166,9 @@ def _layers_from_arrays(prefix: str, described: list[dict[str, str]], arrays: Ma
     for i, entry in enumerate(described):
         if entry["type"] == "dense":
             if entry["activation"] not in ACTIVATIONS:
-                raise InputError(f"unknown activation {printable(entry['activation'])!r}. Allowed: {', '.join(ACTIVATIONS)}.")
+                raise InputError(
+                    f"unknown activation {printable(entry['activation'])!r}. Allowed: {', '.join(ACTIVATIONS)}."
+                )
             layers.append(Dense(arrays[f"{prefix}.{i}.weight"], arrays[f"{prefix}.{i}.bias"], entry["activation"]))
         else:
             layers.append(Gru(*(arrays[f"{prefix}.{i}.{n}"] for n in ("weight_x", "weight_h", "bias_x", "bias_h"))))
@@ -146,7 +182,9 @@ def _head_to_json(head: Head) -> dict[str, Any]:
 
 def _head_from_json(data: Mapping[str, Any]) -> Head:
     bounds = {k: tuple(float(v) for v in data[k]) for k in ("low", "high")}
-    return Head(data["kind"], tuple(data["sizes"]), bounds["low"], bounds["high"], tuple(data["start"]), tuple(data["shape"]))
+    return Head(
+        data["kind"], tuple(data["sizes"]), bounds["low"], bounds["high"], tuple(data["start"]), tuple(data["shape"])
+    )
 
 
 def _number_to_json(value: float) -> float | str:

@@ -313,7 +313,9 @@ class PointLoss(Protocol):
 class BatchLoss(Protocol):
     """A function of a whole masked batch -> scalar per member [...]; states its smallest batch."""
 
-    def __call__(self, student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head, mask: torch.Tensor) -> torch.Tensor: ...
+    def __call__(
+        self, student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head, mask: torch.Tensor
+    ) -> torch.Tensor: ...
 
 
 class TrainableLoss(Protocol):

@@ -143,7 +143,9 @@ def kl(head: Head, p: Floats, q: Floats) -> NDArray[np.float64]:
             log_p, log_q = np.clip(log_p, *LOG_STD_RANGE), np.clip(log_q, *LOG_STD_RANGE)
             ratio = (np.exp(2 * log_p) + (mean_p - mean_q) ** 2) / (2 * np.exp(2 * log_q))
             return (log_q - log_p + ratio - 0.5).sum(axis=1)
-    raise InputError(f"a {head.kind} head describes no distribution, so it has no KL. Compare executed actions instead.")
+    raise InputError(
+        f"a {head.kind} head describes no distribution, so it has no KL. Compare executed actions instead."
+    )
 
 
 def groups(head: Head, params: Floats) -> list[Floats]:

@@ -68,7 +68,9 @@ def play(
             if watch is not None:
                 watch(Frame(before, first, params, actions, step.alive, sitting, step.reward))
             if lengths.max(initial=0) > MAX_EPISODE_STEPS:
-                raise EnvironmentFault(f"{task.name}: an episode passed {MAX_EPISODE_STEPS:,} steps without ending. Give the environment a time limit.")
+                raise EnvironmentFault(
+                    f"{task.name}: an episode passed {MAX_EPISODE_STEPS:,} steps without ending. Give the environment a time limit."
+                )
             sitting = seating.sitting.copy()
     finally:
         lanes.close()
@@ -102,10 +104,14 @@ class _Actor:
         self._policy, self._slots, self._mode, self._run_seed = policy, slots, mode, run_seed
         self._head: Head = policy.head if policy is not None else spaces.head_for(task.spec.action_space)
         self._blocks = -(-slots // BLOCK)
-        self._state: list[State] = [policy.initial_state(BLOCK) for _ in range(self._blocks)] if policy is not None else []
+        self._state: list[State] = (
+            [policy.initial_state(BLOCK) for _ in range(self._blocks)] if policy is not None else []
+        )
         self._streams: list[np.random.Generator | None] = [None] * slots
 
-    def act(self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64], seeds: NDArray[np.int64]) -> tuple[Floats, Array]:
+    def act(
+        self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64], seeds: NDArray[np.int64]
+    ) -> tuple[Floats, Array]:
         params = self._params(obs, first, sitting)
         if self._mode == "greedy":
             return params, distributions.act(self._head, params)
@@ -150,7 +156,9 @@ def uniform(head: Head, rng: np.random.Generator) -> Array:
             return rng.integers(2, size=(1, n))
     low, high = distributions.bounds(head)
     finite = np.isfinite(low) & np.isfinite(high)
-    drawn = np.where(finite, rng.random(n) * np.where(finite, high - low, 0) + np.where(finite, low, 0), rng.standard_normal(n))
+    drawn = np.where(
+        finite, rng.random(n) * np.where(finite, high - low, 0) + np.where(finite, low, 0), rng.standard_normal(n)
+    )
     return drawn.astype(np.float32)[None]
 
 

@@ -10,7 +10,20 @@ import hashlib
 
 import numpy as np
 
-STAGES = ("train", "verify", "bounds", "collect", "race", "polish", "select", "proof", "fidelity", "teach", "video", "golden")
+STAGES = (
+    "train",
+    "verify",
+    "bounds",
+    "collect",
+    "race",
+    "polish",
+    "select",
+    "proof",
+    "fidelity",
+    "teach",
+    "video",
+    "golden",
+)
 _STAGE_BITS, _INDEX_BITS = 4, 27  # 31 bits together: every environment accepts a non-negative 32-bit integer
 
 

@@ -146,8 +146,12 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
         adapter = TypeAdapter(Recipe, config=ConfigDict(extra="forbid"))
         recipe: Recipe = adapter.validate_python(dict(values))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc']))} = {printable(p['input'], 60)!r}: {p['msg']}" for p in error.errors()]
-        raise InputError(f"the recipe has {len(problems)} wrong value{'s' * (len(problems) > 1)}: {'; '.join(problems)}.") from error
+        problems = [
+            f"{'.'.join(map(str, p['loc']))} = {printable(p['input'], 60)!r}: {p['msg']}" for p in error.errors()
+        ]
+        raise InputError(
+            f"the recipe has {len(problems)} wrong value{'s' * (len(problems) > 1)}: {'; '.join(problems)}."
+        ) from error
     _check_ranges(recipe)
     return recipe
 
@@ -163,8 +167,14 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
         path, equals, value = option.partition("=")
         parts = path.split(".")
         if not equals or len(parts) > 2:
-            raise InputError(f"option {printable(option)!r} is not understood. Allowed: KEY=VALUE or STAGE.KEY=VALUE, for example collect.slots=8.")
-        parsed: Any = tuple(v for v in value.split(",") if v) if _is_tuple(parts) else (None if value.lower() == "none" else value)
+            raise InputError(
+                f"option {printable(option)!r} is not understood. Allowed: KEY=VALUE or STAGE.KEY=VALUE, for example collect.slots=8."
+            )
+        parsed: Any = (
+            tuple(v for v in value.split(",") if v)
+            if _is_tuple(parts)
+            else (None if value.lower() == "none" else value)
+        )
         if len(parts) == 1:
             merged[path] = parsed
         else:
@@ -192,13 +202,14 @@ def _refuse_unknown(values: Mapping[str, Any], owner: type, prefix: str) -> None
         if key not in fields:
             raise unknown(f"recipe key{' in ' + prefix if prefix else ''}", str(key), fields)
         default = fields[key].default
-        if dataclasses.is_dataclass(default):
-            if isinstance(value, Mapping):
-                _refuse_unknown(value, type(default), key)
+        if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
+            _refuse_unknown(value, type(default), key)
     if not prefix:
         missing = [k for k in ("teacher", "env") if k not in values]
         if missing:
-            raise InputError(f"the recipe lacks {' and '.join(missing)}. Needed: teacher (a file) and env (an environment id).")
+            raise InputError(
+                f"the recipe lacks {' and '.join(missing)}. Needed: teacher (a file) and env (an environment id)."
+            )
 
 
 def _check_ranges(recipe: Recipe) -> None:
@@ -212,6 +223,8 @@ def _check_ranges(recipe: Recipe) -> None:
     if not recipe.students:
         problems.append("students is empty, allowed at least one such as mlp:16x16")
     if recipe.imitate.burn_in >= recipe.imitate.sequence:
-        problems.append(f"imitate.burn_in = {recipe.imitate.burn_in}, allowed less than imitate.sequence = {recipe.imitate.sequence}")
+        problems.append(
+            f"imitate.burn_in = {recipe.imitate.burn_in}, allowed less than imitate.sequence = {recipe.imitate.sequence}"
+        )
     if problems:
         raise InputError(f"out of range: {'; '.join(problems)}. Change the recipe or the flags.")

@@ -51,7 +51,9 @@ def from_json(data: dict[str, Any]) -> gym.Space[Any]:
             return spaces.MultiBinary(data["shape"])
         case "Dict":
             return spaces.Dict({k: from_json(v) for k, v in data["spaces"].items()})
-    raise InputError(f"unknown space {data['type']!r} in a policy's description. Allowed: Box, Discrete, MultiDiscrete, MultiBinary, Dict.")
+    raise InputError(
+        f"unknown space {data['type']!r} in a policy's description. Allowed: Box, Discrete, MultiDiscrete, MultiBinary, Dict."
+    )
 
 
 def _bounds_to_json(bounds: Array) -> Any:
@@ -65,7 +67,9 @@ def _bounds_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
 
 
 def unsupported(what: str, space: object) -> InputError:
-    return InputError(f"{what} {space} is not supported. Allowed: Box, Discrete, MultiDiscrete, MultiBinary, and Dict of these for observations.")
+    return InputError(
+        f"{what} {space} is not supported. Allowed: Box, Discrete, MultiDiscrete, MultiBinary, and Dict of these for observations."
+    )
 
 
 # ---------------------------------------------------------------- heads
@@ -79,7 +83,12 @@ def head_for(space: gym.Space[Any], kind: HeadKind | None = None) -> Head:
             allowed: tuple[str, ...] = ("categorical", "q")
         case spaces.MultiDiscrete():
             sizes = tuple(int(n) for n in space.nvec.reshape(-1))
-            head = Head(kind or "multicategorical", sizes, start=tuple(int(s) for s in space.start.reshape(-1)), shape=space.nvec.shape)
+            head = Head(
+                kind or "multicategorical",
+                sizes,
+                start=tuple(int(s) for s in space.start.reshape(-1)),
+                shape=space.nvec.shape,
+            )
             allowed = ("multicategorical",)
         case spaces.MultiBinary():
             head = Head(kind or "bernoulli", (int(np.prod(space.shape)),), shape=tuple(space.shape))
@@ -94,7 +103,9 @@ def head_for(space: gym.Space[Any], kind: HeadKind | None = None) -> Head:
     if head.kind not in allowed:
         raise InputError(f"a {head.kind} head cannot act in {space}. Allowed there: {', '.join(allowed)}.")
     if head.kind in ("squashed", "tanh") and not head.bounded:
-        raise InputError(f"a {head.kind} head needs finite action bounds, given {space}. Use a gaussian or deterministic head.")
+        raise InputError(
+            f"a {head.kind} head needs finite action bounds, given {space}. Use a gaussian or deterministic head."
+        )
     return head
 
 
@@ -125,14 +136,20 @@ def check_view(space: gym.Space[Any], view: View) -> None:
     """Refuse keys or indices that the observation does not have."""
     if view.keys is not None:
         if not isinstance(space, spaces.Dict):
-            raise InputError(f"view keys {view.keys} need a Dict observation, given {space}. Use indices, or drop the keys.")
+            raise InputError(
+                f"view keys {view.keys} need a Dict observation, given {space}. Use indices, or drop the keys."
+            )
         for key in view.keys:
             if key not in space.spaces:
-                raise InputError(f"view key {key!r} is not in the observation. Allowed: {', '.join(sorted(space.spaces))}.")
+                raise InputError(
+                    f"view key {key!r} is not in the observation. Allowed: {', '.join(sorted(space.spaces))}."
+                )
     width = flat_size(space, View(keys=view.keys))
     bad = [i for i in view.indices or () if not 0 <= i < width]
     if bad:
-        raise InputError(f"view index {bad[0]} is outside the flat observation of {width} numbers. Allowed: 0 to {width - 1}.")
+        raise InputError(
+            f"view index {bad[0]} is outside the flat observation of {width} numbers. Allowed: 0 to {width - 1}."
+        )
     if not 1 <= view.history <= 1024:
         raise InputError(f"view history {view.history} is out of range. Allowed: 1 to 1024.")
 

@@ -108,7 +108,9 @@ def _sync_directory(folder: Path) -> None:
 def _storage_error(path: Path, error: OSError, size: int = 0) -> StorageError:
     what = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageError(f"{path}: {what} while writing {size:,} bytes. Free that much space, then run the same command again; nothing was lost.")
+        return StorageError(
+            f"{path}: {what} while writing {size:,} bytes. Free that much space, then run the same command again; nothing was lost."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(f"{path}: {what}. Choose a folder you may write to with --out.")
     return StorageError(f"{path}: {what}. Check the disk, then run the same command again.")
@@ -166,7 +168,11 @@ def parse_safetensors(raw: Array, name: str) -> tuple[dict[str, Array], dict[str
             dtype, shape, (begin, end) = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
             if any(not isinstance(n, int) or n < 0 for n in (*shape, begin, end)):
                 raise damaged(f"{key!r} has negative sizes")
-            if begin + 8 + length != position or end - begin != math.prod(shape) * dtype.itemsize or end + 8 + length > raw.size:
+            if (
+                begin + 8 + length != position
+                or end - begin != math.prod(shape) * dtype.itemsize
+                or end + 8 + length > raw.size
+            ):
                 raise damaged(f"{key!r} does not fit its place")
             arrays[key] = raw[position : end + 8 + length].view(dtype).reshape(shape)
             position = end + 8 + length
@@ -220,7 +226,9 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             holder = printable(file.read().strip()) or "another process"
-            raise StorageError(f"{folder} is in use by {holder}. Wait for it, stop it, or choose another --out.") from error
+            raise StorageError(
+                f"{folder} is in use by {holder}. Wait for it, stop it, or choose another --out."
+            ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
@@ -231,7 +239,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_manifest(folder: Path) -> None:
     """SHA-256 of every file of the run, the manifest and the lock apart."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (LOCK, MANIFEST) and not p.name.endswith(ASIDE))
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name not in (LOCK, MANIFEST) and not p.name.endswith(ASIDE)
+    )
     write_json(folder / MANIFEST, {str(p.relative_to(folder)): sha256(p) for p in files})
 
 

@@ -121,7 +121,15 @@ class EnvLanes:
         for lane in range(self.count):
             self._restart(lane)
         nothing = np.zeros(self.count, bool)
-        return Step(copy_observation(self._obs), np.zeros(self.count), nothing, nothing.copy(), nothing.copy(), self._seed >= 0, self._seed.copy())
+        return Step(
+            copy_observation(self._obs),
+            np.zeros(self.count),
+            nothing,
+            nothing.copy(),
+            nothing.copy(),
+            self._seed >= 0,
+            self._seed.copy(),
+        )
 
     def step(self, actions: Array) -> Step:
         reward = np.zeros(self.count)
@@ -186,7 +194,11 @@ class EnvLanes:
             watchdog.disarm()
 
     def _fault(self, what: str, lane: int, error: Exception) -> EnvironmentFault:
-        where = f" at step {self._age[lane]} of the episode with seed {self._seed[lane]}" if lane >= 0 and what == "step" else ""
+        where = (
+            f" at step {self._age[lane]} of the episode with seed {self._seed[lane]}"
+            if lane >= 0 and what == "step"
+            else ""
+        )
         return EnvironmentFault(
             f"{self._task.name} raised {type(error).__name__} in {what}{where}: {printable(error)}. Mend the environment; finished rounds are kept."
         )
@@ -247,13 +259,22 @@ class VectorLanes:
             obs: Observation = empty_observation(self._task.spec, self.count)
         else:
             obs, _ = self._call("reset", lambda: self._task.env.reset(seed=[int(max(seed, 0)) for seed in self._seed]))
-        return Step(copy_observation(obs), np.zeros(self.count), nothing, nothing.copy(), nothing.copy(), ~self._idle, self._seed.copy())
+        return Step(
+            copy_observation(obs),
+            np.zeros(self.count),
+            nothing,
+            nothing.copy(),
+            nothing.copy(),
+            ~self._idle,
+            self._seed.copy(),
+        )
 
     def step(self, actions: Array) -> Step:
         if self._idle.all():
             return self._wave()
         alive = ~self._idle & ~self._pending
         obs, reward, terminated, truncated, info = self._call("step", lambda: self._task.env.step(actions))
+        over = np.asarray(terminated, bool) | np.asarray(truncated, bool)  # idle rows too
         terminated, truncated = np.asarray(terminated, bool) & alive, np.asarray(truncated, bool) & alive
         reward = np.where(alive, np.asarray(reward, np.float64), 0.0)
         self._check_finite(obs, reward, alive)
@@ -267,8 +288,8 @@ class VectorLanes:
             if self._idle.all():
                 wave = self._wave()
                 return Step(wave.obs, reward, terminated, truncated, alive, wave.first, wave.seeds, None)
-            if ended.any() and self._task.mode is AutoresetMode.DISABLED:
-                obs = self._reset_rows(ended)
+            if over.any() and self._task.mode is AutoresetMode.DISABLED:
+                obs = self._reset_rows(over)
         elif ended.any():
             self._seed[ended] = -1
             if self._task.mode is AutoresetMode.NEXT_STEP:
@@ -279,7 +300,14 @@ class VectorLanes:
                 obs = self._reset_rows(ended)
                 first |= ended
         return Step(
-            copy_observation(obs), reward, terminated, truncated, alive, first, self._seed.copy(), final if final is None or isinstance(final, dict) else None
+            copy_observation(obs),
+            reward,
+            terminated,
+            truncated,
+            alive,
+            first,
+            self._seed.copy(),
+            final if final is None or isinstance(final, dict) else None,
         )
 
     def _reset_rows(self, rows: NDArray[np.bool_]) -> Observation:
@@ -310,7 +338,9 @@ class VectorLanes:
     def _check_finite(self, obs: Observation, reward: NDArray[np.float64], alive: NDArray[np.bool_]) -> None:
         bad = (~finite_rows(obs, self.count) | ~np.isfinite(reward)) & alive
         if bad.any():
-            raise EnvironmentFault(f"{self._task.name} returned numbers that are not finite in lane {int(np.flatnonzero(bad)[0])}. Mend the environment.")
+            raise EnvironmentFault(
+                f"{self._task.name} returned numbers that are not finite in lane {int(np.flatnonzero(bad)[0])}. Mend the environment."
+            )
 
 
 # ---------------------------------------------------------------- a labelled set
@@ -357,14 +387,30 @@ class DatasetLanes:
     def start(self) -> Step:
         nothing = np.zeros(self.count, bool)
         self._draw(np.ones(self.count, bool))
-        return Step(self._task.inputs[self._row], np.zeros(self.count), nothing, nothing.copy(), nothing.copy(), self._seed >= 0, self._seed.copy())
+        return Step(
+            self._task.inputs[self._row],
+            np.zeros(self.count),
+            nothing,
+            nothing.copy(),
+            nothing.copy(),
+            self._seed >= 0,
+            self._seed.copy(),
+        )
 
     def step(self, actions: Array) -> Step:
         alive = self._seed >= 0
         right = np.asarray(actions).reshape(self.count) == self._task.labels[self._row]
         self._draw(alive)
         ends = np.zeros(self.count, bool)
-        return Step(self._task.inputs[self._row], np.where(alive, right, 0.0), alive.copy(), ends, alive, self._seed >= 0, self._seed.copy())
+        return Step(
+            self._task.inputs[self._row],
+            np.where(alive, right, 0.0),
+            alive.copy(),
+            ends,
+            alive,
+            self._seed >= 0,
+            self._seed.copy(),
+        )
 
     def answers(self) -> NDArray[np.int64]:
         return self._task.labels[self._row]
@@ -436,7 +482,11 @@ def resolve(env: str | Task | VectorEnv[Any, Any, Any] | Callable[[], gym.Env[An
 
 def _from_id(given: str, kwargs: dict[str, Any]) -> EnvTask:
     env_id = ALIASES.get(given, given)
-    notes = (f"{given} is no longer in Gymnasium; {env_id} is used, verified by the teacher's return",) if env_id != given else ()
+    notes = (
+        (f"{given} is no longer in Gymnasium; {env_id} is used, verified by the teacher's return",)
+        if env_id != given
+        else ()
+    )
     for prefix, (package, library, extra) in PLUGINS.items():
         if env_id.startswith(prefix):
             _register(package, library, extra)
@@ -463,9 +513,13 @@ def _from_factory(name: str, build: Callable[[], gym.Env[Any, Any]], notes: tupl
     try:
         first = build()
     except gym.error.DependencyNotInstalled as error:
-        raise InputError(f'environment {name!r} needs a library that is not installed: {printable(error)}. Run: pip install "limbeck[envs]"') from error
+        raise InputError(
+            f'environment {name!r} needs a library that is not installed: {printable(error)}. Run: pip install "limbeck[envs]"'
+        ) from error
     except Exception as error:
-        raise EnvironmentFault(f"environment {name!r} could not be built: {type(error).__name__} {printable(error)}.") from error
+        raise EnvironmentFault(
+            f"environment {name!r} could not be built: {type(error).__name__} {printable(error)}."
+        ) from error
     return EnvTask(name, Spec(first.observation_space, first.action_space, name), _Memo(build, [first]), notes=notes)
 
 
@@ -495,7 +549,9 @@ def _unknown_environment(given: str, error: Exception) -> InputError:
     known = list(gym.registry)
     newest = sorted(k for k in known if k.rsplit("-v", 1)[0] == name.rsplit("-v", 1)[0])
     hint = f"; the version here is {newest[-1]!r}" if newest else nearest(name, known)
-    return InputError(f"unknown environment {printable(given)!r}{hint} Allowed: a Gymnasium id, package.module:EnvId, or digits.")
+    return InputError(
+        f"unknown environment {printable(given)!r}{hint} Allowed: a Gymnasium id, package.module:EnvId, or digits."
+    )
 
 
 # ---------------------------------------------------------------- observations as batches
@@ -534,4 +590,5 @@ def finite_rows(obs: Observation, batch: int) -> NDArray[np.bool_]:
         return rows
     if not np.issubdtype(obs.dtype, np.floating):
         return np.ones(batch, bool)
-    return np.isfinite(obs.reshape(batch, -1)).all(axis=1)
+    finite: NDArray[np.bool_] = np.isfinite(obs.reshape(batch, -1)).all(axis=1)
+    return finite
