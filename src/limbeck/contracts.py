@@ -267,6 +267,11 @@ class Task(Protocol):
         ...
 
     @property
+    def has_answers(self) -> bool:
+        """Whether the task knows the right action for every observation (labelled sets)."""
+        ...
+
+    @property
     def max_lanes(self) -> int | None:
         """A fixed number of lanes (a ready-made vector environment), or None."""
         ...
@@ -335,7 +340,6 @@ class LossEntry:
     needs: frozenset[str]  # of: logits, q, gaussian, squashed, action, value, critic, features, next, reward, hard
     heads: tuple[HeadKind, ...]  # teacher heads it accepts
     divergence: bool  # zero when both sides agree
-    student_head: HeadKind  # the head a student gets when this loss leads
 
 
 # ---------------------------------------------------------------- results

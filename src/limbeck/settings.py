@@ -140,10 +140,10 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     0.95
     """
     _refuse_unknown(values, Recipe, "")
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     try:
-        adapter = TypeAdapter(Recipe, config=ConfigDict(extra="forbid"))
+        adapter = TypeAdapter(Recipe)
         recipe: Recipe = adapter.validate_python(dict(values))
     except ValidationError as error:
         problems = [

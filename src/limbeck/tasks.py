@@ -101,6 +101,7 @@ class EnvTask:
     make: Callable[[], gym.Env[Any, Any]]
     bounds: Bounds | None = None
     max_lanes: int | None = None
+    has_answers: bool = False
     notes: tuple[str, ...] = ()
 
     def lanes(self, count: int, seeds: SeedSource, stream: bool = False) -> Lanes:
@@ -120,6 +121,7 @@ class EnvLanes:
     def start(self) -> Step:
         for lane in range(self.count):
             self._restart(lane)
+        self._check_finite(np.zeros(self.count), self._seed >= 0)
         nothing = np.zeros(self.count, bool)
         return Step(
             copy_observation(self._obs),
@@ -139,7 +141,7 @@ class EnvLanes:
         lane = 0
         watchdog.arm(f"{self._task.name}.step")
         try:
-            for lane in np.flatnonzero(alive):
+            for lane in np.flatnonzero(alive).tolist():
                 obs, reward[lane], terminated[lane], truncated[lane], _ = self._envs[lane].step(actions[lane])
                 put_row(self._obs, lane, obs)
         except KeyboardInterrupt:
@@ -153,11 +155,12 @@ class EnvLanes:
         self._age[alive] += 1
         self._check_finite(reward, alive)
         ended = np.flatnonzero(terminated | truncated)
-        if ended.size:
+        if len(ended):
             final = copy_observation(self._obs)
-            for lane in ended:
+            for lane in ended.tolist():
                 self._restart(lane)
                 first[lane] = self._seed[lane] >= 0
+            self._check_finite(reward, self._seed >= 0)
         return Step(copy_observation(self._obs), reward, terminated, truncated, alive, first, self._seed.copy(), final)
 
     def answers(self) -> None:
@@ -178,7 +181,6 @@ class EnvLanes:
         if seed is not None:
             obs, _ = self._guard("reset", lane, lambda: self._envs[lane].reset(seed=int(seed)))
             put_row(self._obs, lane, obs)
-            self._check_finite(np.zeros(self.count), self._seed >= 0)
 
     def _guard(self, what: str, lane: int, call: Callable[[], Any]) -> Any:
         watchdog.arm(f"{self._task.name}.{what}")
@@ -225,6 +227,7 @@ class VectorTask:
     env: VectorEnv[Any, Any, Any]
     mode: AutoresetMode
     bounds: Bounds | None = None
+    has_answers: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -258,7 +261,9 @@ class VectorLanes:
         if self._idle.all():
             obs: Observation = empty_observation(self._task.spec, self.count)
         else:
-            obs, _ = self._call("reset", lambda: self._task.env.reset(seed=[int(max(seed, 0)) for seed in self._seed]))
+            obs, _ = self._call(
+                "reset", lambda: self._task.env.reset(seed=[max(seed, 0) for seed in self._seed.tolist()])
+            )  # type: ignore[arg-type]  # a list seeds the lanes
         return Step(
             copy_observation(obs),
             np.zeros(self.count),
@@ -312,7 +317,7 @@ class VectorLanes:
 
     def _reset_rows(self, rows: NDArray[np.bool_]) -> Observation:
         obs, _ = self._call("reset", lambda: self._task.env.reset(options={"reset_mask": rows}))
-        return obs  # type: ignore[no-any-return]
+        return obs
 
     def answers(self) -> None:
         return None
@@ -362,6 +367,7 @@ class DatasetTask:
     validation_rows: int
     bounds: Bounds | None = Bounds(0.0, 1.0, "a prediction is wrong (0) or right (1)")
     max_lanes: int | None = None
+    has_answers: bool = True
     notes: tuple[str, ...] = ()
 
     def row(self, seed: int) -> int:
@@ -584,11 +590,8 @@ def take_rows(obs: Observation, rows: Any) -> Observation:
 def finite_rows(obs: Observation, batch: int) -> NDArray[np.bool_]:
     """[B] whether every number of a row is finite."""
     if isinstance(obs, dict):
-        rows = np.ones(batch, bool)
-        for column in obs.values():
-            rows &= finite_rows(column, batch)
-        return rows
+        parts = [finite_rows(column, batch) for column in obs.values()]
+        return np.stack(parts).all(axis=0) if parts else np.ones(batch, bool)
     if not np.issubdtype(obs.dtype, np.floating):
         return np.ones(batch, bool)
-    finite: NDArray[np.bool_] = np.isfinite(obs.reshape(batch, -1)).all(axis=1)
-    return finite
+    return np.asarray(np.isfinite(obs.reshape(batch, -1)).all(axis=1))

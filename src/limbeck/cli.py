@@ -1,0 +1,224 @@
+"""The command line: `limbeck VERB ...`. Flags are made from the verbs' own signatures; errors end in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import signal
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from limbeck import __version__
+from limbeck.errors import InputError, LimbeckError, nearest, printable
+from limbeck.verbs import VERBS
+
+HELP = """limbeck {version}: any trained RL policy in, a family of tiny proved ones out.
+
+usage: limbeck VERB [ARGUMENTS] [--json] [--debug]
+
+{verbs}
+
+  limbeck VERB --help   the arguments of one verb
+  --json                print the result as JSON on standard output
+  --debug               show the trace of an error
+"""
+TEXT = {"Any": str | None, "str | Path": str, "str | Path | None": str | None}  # what an argument is when it is typed
+POSITIONAL = {"distill": ("teacher",), "inspect": ("teacher",), "prove": ("student", "teacher", "env"), "teach": ("env", "algorithm"),
+              "export": ("run",), "check": ("folder",), "report": ("run",)}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, 2 input, 3 incomplete, 4 unsafe, 5 storage, 6 environment, 130, 143."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json, debug = (_take(given, flag) for flag in ("--json", "--debug"))
+    try:
+        return _run(given, as_json)
+    except LimbeckError as error:
+        if debug:
+            raise
+        print(f"limbeck: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "\nlimbeck: interrupted. Finished rounds are saved; run the same command again to continue.",
+            file=sys.stderr,
+        )
+        return 130
+    except _Terminated:
+        print(
+            "limbeck: terminated. Finished rounds are saved; run the same command again to continue.", file=sys.stderr
+        )
+        return 143
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        print(
+            "limbeck: out of memory. Use fewer or smaller students, or fewer rounds; finished rounds are saved.",
+            file=sys.stderr,
+        )
+        return 5
+    except Exception as error:
+        if debug:
+            raise
+        kind, text = type(error).__name__, printable(" ".join(str(error).split()))
+        print(
+            f"limbeck: unexpected {kind}: {text}. This is a defect of Limbeck: run again with --debug and report the trace.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _run(given: list[str], as_json: bool) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(HELP.format(version=__version__, verbs=_verb_list()), end="")
+        return 0
+    if given[0] == "--version":
+        print(f"limbeck {__version__}")
+        return 0
+    name, *rest = given
+    if name not in VERBS:
+        raise InputError(f"unknown verb {printable(name)!r}{nearest(name, VERBS)} Allowed: {', '.join(VERBS)}.")
+    call = _parse(name, rest)
+    if call is None:
+        return 0
+    _prepare()
+    result = call()
+    from limbeck import presenting
+
+    return presenting.show(name, result, as_json)
+
+
+def _prepare() -> None:
+    """What only a whole process may decide: signals, hard ends of hanging environments, module search, thread spinning."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    from limbeck.tasks import watchdog
+
+    watchdog.hard_exit = True
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _verb_list() -> str:
+    return "\n".join(f"  {name:<9}{(inspect.getdoc(verb) or '').splitlines()[0]}" for name, verb in VERBS.items())
+
+
+def _take(given: list[str], flag: str) -> bool:
+    found = flag in given
+    while flag in given:
+        given.remove(flag)
+    return found
+
+
+# ---------------------------------------------------------------- flags
+
+
+def _parse(name: str, rest: list[str]) -> Callable[[], Any] | None:
+    """The verb with its arguments bound, or None when help was printed."""
+    import tyro
+
+    surface = _surface(name)
+    said = io.StringIO()
+    help_asked = any(a in ("-h", "--help") for a in rest)
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            bound, unknown = tyro.cli(
+                surface,
+                args=rest,
+                prog=f"limbeck {name}",
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        if not stop.code and help_asked:
+            print(
+                said.getvalue().replace("{None}|", "").replace("(default: None)", "").replace("(default: )", ""), end=""
+            )
+            return None
+        raise InputError(_plain(said.getvalue(), name)) from None
+    if unknown:
+        flags = [f"--{p.replace('_', '-')}" for p in inspect.signature(VERBS[name]).parameters]
+        raise InputError(
+            f"unknown argument {printable(unknown[0])!r}{nearest(unknown[0], flags)} See: limbeck {name} --help"
+        )
+    return lambda: VERBS[name](**bound)
+
+
+def _surface(name: str) -> Callable[..., dict[str, Any]]:
+    """A function with the verb's signature in types that can be typed on a command line; it returns its arguments."""
+    import tyro
+
+    verb = VERBS[name]
+    parameters, annotations = [], {}
+    for parameter in inspect.signature(verb).parameters.values():
+        kind = _typed(str(parameter.annotation))
+        positional = parameter.name in POSITIONAL.get(name, ())
+        default = parameter.default
+        if default is parameter.empty and kind == str | None:
+            kind = str
+        annotation = kind
+        if positional:
+            annotation = typing.Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=parameter.name.upper())]
+        annotations[parameter.name] = annotation
+        parameters.append(
+            parameter.replace(annotation=annotation, default=default, kind=inspect.Parameter.KEYWORD_ONLY)
+        )
+
+    def surface(**bound: Any) -> dict[str, Any]:
+        return bound
+
+    surface.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    surface.__annotations__ = annotations
+    surface.__doc__ = (inspect.getdoc(verb) or "").split("\nReturns:")[0].split("\nRaises:")[0]
+    surface.__name__ = name
+    return surface
+
+
+def _typed(annotation: str) -> Any:
+    if annotation in TEXT:
+        return TEXT[annotation]
+    plain = annotation.replace("Sequence[str]", "tuple[str, ...]").replace("Sequence[int]", "tuple[int, ...]")
+    return typing.get_type_hints(type("_", (), {"__annotations__": {"x": plain}}))["x"]
+
+
+def _plain(boxed: str, name: str) -> str:
+    """The parser's boxed message as one line: what was given, what is allowed, what to do."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
+    words = " ".join(line.strip("│╭╮╰╯─ ") for line in text.splitlines())
+    see = f"See: limbeck {name} --help"
+    if "Missing from" in words or "Required options" in words:
+        needed = [p.name for p in inspect.signature(VERBS[name]).parameters.values() if p.default is p.empty]
+        return f"limbeck {name} needs {' and '.join(needed).upper()}. {see}"
+    if found := re.search(r"Missing value for argument '([^']+)'", words):
+        return f"{found[1]} was given without a value. {see}"
+    if found := re.search(r"Error parsing (\S+): .*?(?:\{None\}\|)?(\w+) could be instantiated from (\[.*?\])", words):
+        return f"{found[1]} was given {printable(found[3].strip('[]'))}, allowed {found[2]}. {see}"
+    return f"{printable(' '.join(words.split()), 300) or 'the arguments are not understood'} {see}"
+
+
+def to_json(value: Any) -> str:
+    """Any verb's result as JSON."""
+    from limbeck import storage
+
+    return json.dumps(storage.plain(value), indent=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Who drives and who labels: one round of play becomes one shard of the data set.
+
+Lanes are dealt among the members. The teacher labels every visited state once: in one batch after the round where it
+has no memory, step by step where it has. A round is a pure function of (members, round number, run seed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck import distributions, seeding, tasks
+from limbeck.contracts import Array, Floats, Head, Mode, Observation, Policy, State, Step, Task
+from limbeck.dataset import observation_columns
+from limbeck.rollout import uniform
+
+LABEL_BATCH = 4096
+TEACHER, STUDENT, RANDOM, BLEND = 0, 1, 2, 3  # column `driver`
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one round is driven."""
+
+    steps: int  # environment steps, all lanes together
+    lanes: int
+    driver: Literal["teacher", "student", "beta", "trb"]
+    beta: float = 0.0  # probability that the teacher acts, for driver "beta"
+    trust: float = 0.0  # nats of KL(behaviour || student), for driver "trb"
+    random_share: float = 0.0  # of the teacher's actions
+    teacher_mode: Mode = "greedy"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One round's rows, lane by lane in time order, and what it cost."""
+
+    columns: dict[str, Array]
+    env_steps: int
+    teacher_queries: int
+
+
+def collect(
+    task: Task, teacher: Policy, students: Sequence[Policy], plan: Plan, round_number: int, run_seed: int
+) -> Collected:
+    """Play `plan.steps` environment steps; lane l is driven by student (l + round * lanes) mod K where students drive."""
+    count = task.max_lanes or plan.lanes
+    streams = [seeding.generator(run_seed, "collect", round_number, lane) for lane in range(count)]
+    lanes = task.lanes(
+        count, lambda lane: seeding.episode_seed(run_seed, "collect", int(streams[lane].integers(2**27))), stream=True
+    )
+    driving = _Driving(teacher, students, plan, count, round_number, run_seed)
+    recorder = _Recorder(count)
+    try:
+        step, taken = lanes.start(), 0
+        while taken < plan.steps:
+            said, driver, labels = driving.act(step)
+            answers = lanes.answers()
+            executed = distributions.execute(driving.head, said)
+            after = lanes.step(executed)
+            recorder.add(step, after, said, executed, driver, labels, answers)
+            taken += int(after.alive.sum())
+            step = after
+    finally:
+        lanes.close()
+    columns = recorder.columns()
+    if driving.labels_later:
+        columns |= _label(teacher, columns, task)
+    return Collected(columns, taken, len(columns["first"]))
+
+
+class _Driving:
+    """Turns observations into said actions, carrying the memory of whoever needs it."""
+
+    def __init__(
+        self, teacher: Policy, students: Sequence[Policy], plan: Plan, count: int, round_number: int, run_seed: int
+    ) -> None:
+        self._teacher, self._students, self._plan = teacher, students, plan
+        self._rng = seeding.generator(run_seed, "collect", round_number, -1)
+        self._teacher_state = teacher.initial_state(count)
+        student_drives = plan.driver != "teacher"
+        self.labels_later = not self._teacher_state and plan.driver == "student"
+        self.head = students[0].head if student_drives and students else teacher.head
+        dealt = [(lane + round_number * count) % len(students) for lane in range(count)] if student_drives else []
+        self._groups = [(students[k], np.flatnonzero(np.array(dealt) == k)) for k in sorted(set(dealt))]
+        self._states: list[State] = [policy.initial_state(len(rows)) for policy, rows in self._groups]
+        self._count = count
+
+    def act(self, step: Step) -> tuple[Array, NDArray[np.uint8], dict[str, Array] | None]:
+        """Said actions [B, ...], who drove [B], and the teacher's labels if they were needed now."""
+        labels, teacher_params = None, None
+        if not self.labels_later:
+            output = self._teacher(step.obs, self._teacher_state, step.first)
+            self._teacher_state, teacher_params = output.state, output.params
+            labels = label_columns(self._teacher.head, output.params, output.value)
+        if self._plan.driver == "teacher":
+            return (*self._teacher_says(teacher_params), labels)
+        params = self._student_params(step)
+        driver = np.full(self._count, STUDENT, np.uint8)
+        if self._plan.driver == "trb" and teacher_params is not None:
+            return self._blend(params, teacher_params), np.full(self._count, BLEND, np.uint8), labels
+        said = distributions.said(self.head, params)
+        if self._plan.driver == "beta" and teacher_params is not None:
+            take = self._rng.random(self._count) < self._plan.beta
+            said[take] = to_head(self._teacher.head, self.head, distributions.said(self._teacher.head, teacher_params))[
+                take
+            ]
+            driver[take] = TEACHER
+        return said, driver, labels
+
+    def _teacher_says(self, params: Floats | None) -> tuple[Array, NDArray[np.uint8]]:
+        assert params is not None
+        said = distributions.said(self.head, params, self._plan.teacher_mode, self._rng)
+        driver = np.full(self._count, TEACHER, np.uint8)
+        if self._plan.random_share:
+            take = self._rng.random(self._count) < self._plan.random_share
+            if take.any():
+                drawn = np.concatenate([uniform(self.head, self._rng) for _ in range(self._count)])
+                said[take], driver[take] = drawn[take], RANDOM
+        return said, driver
+
+    def _student_params(self, step: Step) -> Floats:
+        params = np.empty((self._count, self.head.width), np.float32)
+        for i, (policy, rows) in enumerate(self._groups):
+            output = policy(tasks.take_rows(step.obs, rows), self._states[i], step.first[rows])
+            self._states[i], params[rows] = output.state, output.params
+        return params
+
+    def _blend(self, student: Floats, teacher: Floats) -> Array:
+        """Trust-region blending (arXiv:2605.31159): mu ~ student^(1-a) teacher^a with the largest a whose KL(mu || student) <= trust."""
+        if not self.head.discrete:
+            n = sum(self.head.sizes)
+            raw = to_head(self._teacher.head, self.head, distributions.said(self._teacher.head, teacher))
+            return student[:, :n] + trusted_shift(raw - student[:, :n], self._plan.trust, self.head)
+        wanted = distributions.canonical(self._teacher.head, teacher)[0]
+        mixed = trusted_logits(self.head, student, wanted, self._plan.trust)
+        return distributions.said(self.head, mixed, "sampled", self._rng)
+
+
+def trusted_logits(head: Head, student: Floats, teacher: Floats, trust: float) -> Floats:
+    """Logits of the blend, [B, W], by bisection on a for every row."""
+    low, high = np.zeros((len(student), 1), np.float32), np.ones((len(student), 1), np.float32)
+    within = distributions.kl(head, teacher, student) <= trust
+    for _ in range(20):
+        middle = (low + high) / 2
+        fits = (distributions.kl(head, student + middle * (teacher - student), student) <= trust)[:, None]
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    share = np.where(within[:, None], np.float32(1), low)
+    return (student + share * (teacher - student)).astype(np.float32)
+
+
+def trusted_shift(difference: Floats, trust: float, head: Head) -> Floats:
+    """For points read as Gaussians of standard deviation a tenth of the action range (1 if unbounded):
+    KL = |a d|^2 / (2 s^2) <= trust, so a = min(1, s sqrt(2 trust) / |d|)."""
+    low, high = distributions.bounds(head)
+    spread = np.where(np.isfinite(high - low), np.where(np.isfinite(high - low), high - low, 0) / 10, 1)
+    if head.kind in ("squashed", "tanh"):
+        spread = np.full_like(spread, 0.2)
+    distance = np.linalg.norm(difference / spread, axis=1, keepdims=True)
+    share = np.minimum(1.0, np.sqrt(2 * trust) / np.maximum(distance, 1e-12))
+    return (share * difference).astype(np.float32)
+
+
+def to_head(teacher: Head, student: Head, said: Array) -> Array:
+    """A teacher's said action in the student's terms: the same for one family, clipped where a mean meets a bound."""
+    if teacher.kind in ("squashed", "tanh") and student.kind in ("squashed", "tanh"):
+        return np.clip(said, -distributions.PRE_TANH_LIMIT, distributions.PRE_TANH_LIMIT)
+    return said
+
+
+def label_columns(head: Head, params: Floats, value: Floats | None) -> dict[str, Array]:
+    """The stored form of the teacher's answer: canonical rows, and V where the teacher states one."""
+    rows, top = distributions.canonical(head, params)
+    columns: dict[str, Array] = {"teacher/params": rows}
+    if (stated := top if top is not None else value) is not None:
+        columns["teacher/value"] = stated.astype(np.float32)
+    return columns
+
+
+def _label(teacher: Policy, columns: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Labels of a memoryless teacher for all rows in large batches."""
+    names = [name for name in columns if name == "obs" or name.startswith("obs/")]
+    obs: Observation = columns["obs"] if names == ["obs"] else {name[4:]: columns[name] for name in names}
+    rows, parts = len(columns["first"]), []
+    for begin in range(0, rows, LABEL_BATCH):
+        part = slice(begin, min(begin + LABEL_BATCH, rows))
+        output = teacher(tasks.take_rows(obs, part), {}, columns["first"][part])
+        parts.append(label_columns(teacher.head, output.params, output.value))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+class _Recorder:
+    """Keeps what was seen and done, then lays it out lane by lane without the reset rows."""
+
+    def __init__(self, count: int) -> None:
+        self._rows: list[dict[str, Array]] = []
+        self._count = count
+        self._broken = np.ones(count, bool)  # the next stored row of the lane has no stored predecessor
+
+    def add(
+        self,
+        before: Step,
+        after: Step,
+        said: Array,
+        executed: Array,
+        driver: NDArray[np.uint8],
+        labels: dict[str, Array] | None,
+        answers: NDArray[np.int64] | None,
+    ) -> None:
+        columns = observation_columns(before.obs) | (labels or {})
+        columns |= {"action": said, "executed": executed, "driver": driver, "reward": after.reward.astype(np.float32)}
+        columns |= {"terminated": after.terminated, "truncated": after.truncated, "seed": before.seeds}
+        columns |= {"first": before.first | self._broken, "alive": after.alive}
+        if answers is not None:
+            columns["hard"] = answers
+        self._rows.append(columns)
+        self._broken = ~after.alive
+
+    def columns(self) -> dict[str, Array]:
+        stacked = {
+            key: np.swapaxes(np.stack([row[key] for row in self._rows]), 0, 1) for key in self._rows[0]
+        }  # [lanes, T, ...]
+        keep = stacked.pop("alive").reshape(-1)
+        return {key: np.ascontiguousarray(value.reshape(-1, *value.shape[2:])[keep]) for key, value in stacked.items()}

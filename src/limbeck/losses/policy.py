@@ -1,0 +1,58 @@
+"""Losses between distributions over discrete actions. Rows in, one value per row out; nothing is reduced or detached here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional
+
+from limbeck.contracts import Head, LossEntry
+from limbeck.losses.shapes import check_rows
+
+Labels = Mapping[str, torch.Tensor]
+
+
+def kl_forward(student: torch.Tensor, labels: Labels, head: Head) -> torch.Tensor:
+    """KL(teacher || student) in nats, summed over independent choices: Rusu et al. 2015 (arXiv:1511.06295), tau = 1.
+
+    student [..., W] logits, labels["params"] [B, W] logits or log-probabilities -> [..., B], never negative.
+
+    >>> import torch
+    >>> p, q = torch.tensor([[.8, .2]]).log(), torch.tensor([[.7, .3]]).log()
+    >>> round(kl_forward(q, {"params": p}, Head("categorical", (2,))).item(), 6)
+    0.025732
+    """
+    teacher = check_rows(student, labels["params"])
+    if head.kind == "bernoulli":
+        p = torch.sigmoid(teacher)
+        on = functional.logsigmoid(teacher) - functional.logsigmoid(student)
+        off = functional.logsigmoid(-teacher) - functional.logsigmoid(-student)
+        return (p * on + (1 - p) * off).sum(-1)
+    sizes = list(head.sizes) if head.kind == "multicategorical" else [student.shape[-1]]
+    pairs = zip(torch.split(teacher, sizes, -1), torch.split(student, sizes, -1), strict=True)
+    return (
+        torch.stack([_categorical(t, s) for t, s in pairs]).sum(0) if len(sizes) > 1 else _categorical(teacher, student)
+    )
+
+
+def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    log_p, log_q = functional.log_softmax(teacher, -1), functional.log_softmax(student, -1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def cross_entropy_hard(student: torch.Tensor, labels: Labels, head: Head) -> torch.Tensor:
+    """-log q(y) for the hard label labels["hard"] [B]: the task's own answer, one categorical choice.
+
+    Not a divergence: at equality it is -log p(y). student [..., A] -> [..., B].
+    """
+    check_rows(student, labels["params"])
+    log_q = functional.log_softmax(student, -1)
+    index = labels["hard"].expand(log_q.shape[:-1]).unsqueeze(-1)
+    return -log_q.gather(-1, index).squeeze(-1)
+
+
+LOSSES = {
+    "kl": LossEntry(kl_forward, "point", frozenset({"logits"}), ("categorical", "multicategorical", "bernoulli"), True),
+    "cross_entropy": LossEntry(cross_entropy_hard, "point", frozenset({"hard"}), ("categorical", "q"), False),
+}

@@ -1,0 +1,73 @@
+"""THE MAP: load > verify > collect <> imitate > polish > export > prove > report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck import runs, settings, stages, storage, tasks, teachers
+from limbeck.assets import bundled
+from limbeck.contracts import RunResult, Task, Teacher
+from limbeck.errors import InputError
+from limbeck.runs import Tell
+from limbeck.settings import Recipe
+from limbeck.students.grammar import parse
+
+
+def distill(
+    values: Mapping[str, Any],
+    options: Sequence[str],
+    folder: Path | None,
+    *,
+    teacher_object: Any,
+    env_object: Any,
+    tell: Tell,
+) -> RunResult:
+    """From a teacher to a proved, exported family in one folder. Stopped anywhere, the same call continues."""
+    recipe, task, teacher = _load(values, options, teacher_object, env_object, tell)
+    folder = folder or default_folder(recipe, task)
+    with storage.locked(folder):
+        run = runs.open_run(folder, recipe, tell)
+        here = stages.verify(run, task, teacher)  # is the teacher what it should be?
+        family, imitated = stages.imitate_rounds(here)  # collect <> imitate, racing between rounds
+        chosen, choice = stages.choose(here, family)  # one member of each size
+        chosen, polished = stages.polish(here, family, chosen)  # on return, where imitation falls short
+        chosen = stages.save_students(here, chosen)
+        artifacts = stages.export(here, chosen)  # written, compiled, checked against golden sequences
+        proofs = stages.prove(here, chosen, artifacts)  # the artefact itself plays
+        result = stages.conclude(here, chosen, artifacts, proofs, imitated, choice, polished)
+        stages.present(here, chosen, artifacts, result)  # video, page, manifest
+    return result
+
+
+def _load(
+    values: Mapping[str, Any], options: Sequence[str], teacher_object: Any, env_object: Any, tell: Tell
+) -> tuple[Recipe, Task, Teacher]:
+    """Everything that can be refused is refused here, before a folder is touched."""
+    recipe = settings.recipe_from(settings.with_options(values, options))
+    parse(recipe.students)
+    torch.set_num_threads(recipe.threads)
+    tasks.watchdog.limit_seconds = recipe.task.step_timeout
+    task = tasks.resolve(env_object if env_object is not None else recipe.env, **recipe.task.kwargs)
+    source = teacher_object if teacher_object is not None else bundled(recipe.teacher)
+    teacher = teachers.load(source, task.spec, normaliser=recipe.normaliser)
+    if recipe.teacher_sha256 not in (None, teacher.info.sha256):
+        raise InputError(
+            f"{recipe.teacher} has SHA-256 {teacher.info.sha256}, the recipe was made with {recipe.teacher_sha256}. Use that file, or drop teacher_sha256."
+        )
+    for note in (*getattr(task, "notes", ()), *teacher.info.notes):
+        tell("load", note)
+    if teacher.info.unread:
+        tell("load", f"left unread because reading would run code: {', '.join(teacher.info.unread)}")
+    return replace(recipe, teacher_sha256=teacher.info.sha256), task, teacher
+
+
+def default_folder(recipe: Recipe, task: Task) -> Path:
+    """runs/TASK-TEACHER, with names made safe."""
+    stem = Path(recipe.teacher.split(":")[-1]).stem
+    return Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{task.name}-{stem}")

@@ -1,0 +1,130 @@
+"""A run is a folder: its identity, the records of finished stages, and the checkpoints of rounds.
+
+A stage that finished left a record and is not done again; a round that finished left a checkpoint. Whatever was
+under way at a kill is played again, to the same result, because it depends on nothing but the checkpoint before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck import machine, recipes, storage
+from limbeck.contracts import Array
+from limbeck.errors import InputError, StorageError
+from limbeck.settings import Recipe
+
+RECIPE, IDENTITY, RESULT = "recipe.yaml", "run.json", "result.json"
+KEEP = 2  # checkpoints
+
+Tell = Callable[[str, str], None]  # (stage, what happened): progress for people
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder."""
+
+    folder: Path
+    recipe: Recipe
+    identity: Mapping[str, Any]
+    tell: Tell
+
+    def record(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The record `name`: read if the stage finished before, else computed, timed and written."""
+        path = self.folder / "records" / f"{name}.json"
+        if path.exists():
+            found: dict[str, Any] = storage.read_json(path)
+            return found
+        begin = time.perf_counter()
+        value = storage.plain({**compute(), "seconds": time.perf_counter() - begin})
+        storage.write_json(path, value)
+        return dict(value)
+
+
+def open_run(folder: Path, recipe: Recipe, tell: Tell) -> Run:
+    """Create the folder's identity, or check that it belongs to this recipe."""
+    path = folder / RECIPE
+    if path.exists():
+        changed = recipes.changed_keys(recipes.read(path), storage.plain(recipe))
+        if changed:
+            raise StorageError(
+                f"{folder} was made by another recipe: {', '.join(changed)} differ{'s' * (len(changed) == 1)}. Choose another --out, or the same settings to continue."
+            )
+        identity = storage.read_json(folder / IDENTITY)
+        if identity["versions"]["limbeck"] != machine.versions()["limbeck"]:
+            tell(
+                "run",
+                f"continued with limbeck {machine.versions()['limbeck']}, begun with {identity['versions']['limbeck']}",
+            )
+        return Run(folder, recipe, identity, tell)
+    if any(p.name not in (storage.LOCK, IDENTITY) for p in folder.iterdir()):
+        raise StorageError(f"{folder} is not empty and holds no run. Choose another --out.")
+    identity = {"versions": machine.versions(), "machine": machine.describe(), "seed": recipe.seed, "threads": recipe.threads,
+                "teacher_sha256": recipe.teacher_sha256}  # fmt: skip
+    storage.write_json(folder / IDENTITY, identity)
+    recipes.write(path, recipe)
+    return Run(folder, recipe, identity, tell)
+
+
+# ---------------------------------------------------------------- checkpoints of rounds
+
+
+def save_checkpoint(
+    folder: Path, stage: str, number: int, arrays: Mapping[str, Array], meta: Mapping[str, Any]
+) -> None:
+    """Checkpoint after round `number`; older ones go only once this one was read back and verified."""
+    path = _checkpoint(folder, stage, number)
+    storage.write_arrays(path, arrays, {"limbeck": json.dumps(storage.plain({**meta, "digest": _digest(arrays)}))})
+    load_one(path)
+    for old in _checkpoints(folder, stage)[:-KEEP]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path, stage: str, tell: Tell) -> tuple[int, dict[str, Array], dict[str, Any]] | None:
+    """The newest checkpoint that is whole: (round, arrays, meta). A damaged one is named and skipped."""
+    for path in reversed(_checkpoints(folder, stage)):
+        try:
+            arrays, meta = load_one(path)
+        except (InputError, StorageError) as error:
+            tell("run", f"{path.name} is damaged and skipped: {error}")
+            continue
+        return int(path.stem.rsplit("-", 1)[1]), arrays, meta
+    return None
+
+
+def load_one(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    arrays, meta = storage.read_arrays(path)
+    values: dict[str, Any] = json.loads(meta["limbeck"])
+    if values["digest"] != _digest(arrays):
+        raise StorageError(f"{path} does not match its checksum.")
+    return arrays, values
+
+
+def drop_metrics(folder: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Remove lines of rounds that will be played again."""
+    rows = storage.read_metrics(folder)
+    kept = [row for row in rows if not unwanted(row)]
+    if len(kept) < len(rows):
+        storage.write_text(folder / storage.METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _digest(arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _checkpoint(folder: Path, stage: str, number: int) -> Path:
+    return folder / "checkpoints" / f"{stage}-{number:06d}.safetensors"
+
+
+def _checkpoints(folder: Path, stage: str) -> list[Path]:
+    return sorted((folder / "checkpoints").glob(f"{stage}-[0-9]*.safetensors"))

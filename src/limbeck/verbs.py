@@ -1,0 +1,243 @@
+"""The verbs: what the command line offers is exactly these functions, with the same names and arguments.
+
+Importing this module loads neither torch nor gymnasium; each verb imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.assets import PREFIX, bundled
+from limbeck.errors import InputError
+
+if TYPE_CHECKING:
+    from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
+
+
+def say(stage: str, text: str) -> None:
+    """Progress for people: one line on standard error."""
+    sys.stderr.write(f"{stage:<8} {text}\n")
+    sys.stderr.flush()
+
+
+def distill(
+    teacher: Any,
+    env: Any = None,
+    students: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    env_steps: int | None = None,
+    seconds: float | None = None,
+    retain: float | None = None,
+    normaliser: str | None = None,
+    expect: float | None = None,
+    accept_teacher: bool = False,
+    history: int | None = None,
+    keys: Sequence[str] | None = None,
+    indices: Sequence[int] | None = None,
+    options: Sequence[str] = (),
+) -> RunResult:
+    """Distill a teacher into a family of students, prove what each keeps, export them, write a report.
+
+    The same command continues a run that was stopped.
+
+    Args:
+        teacher: Stable-Baselines3 zip, Limbeck policy, bundled:ppo-lunar, package.module:callable, or recipe.yaml.
+        env: Gymnasium id, package.module:EnvId, or digits.
+        students: Members, such as mlp:64x64 mlp:16x16@4 linear; @4 means four seeds.
+        out: Run folder. Default: runs/ENV-TEACHER.
+        seed: Seed of everything. Default 0.
+        env_steps: Budget of collection steps.
+        seconds: Budget of imitation in seconds; becomes a recorded number of rounds.
+        retain: Share of the teacher to prove, .95 by default.
+        normaliser: VecNormalize file of the teacher; one beside it is found by itself.
+        expect: Return the teacher should reach.
+        accept_teacher: Distill the teacher whatever its return is.
+        history: Frames a memoryless student sees.
+        keys: Entries of a Dict observation the student sees.
+        indices: Positions of the flat observation the student sees.
+        options: Any other setting as STAGE.KEY=VALUE, such as collect.slots=8.
+
+    Returns:
+        The run's result, as stored in result.json.
+
+    Raises:
+        InputError: wrong file, names or values; a teacher that is not what it should be.
+        UnsafeError: a file that would have to run code to load.
+        StorageError: full disk, read-only folder, folder in use or made by another recipe.
+        EnvironmentFault: the environment raised, hung or returned numbers that are not finite.
+    """
+    from limbeck import pipeline
+
+    given: dict[str, Any] = {}
+    if isinstance(teacher, (str, Path)) and str(teacher).endswith((".yaml", ".yml")):
+        from limbeck import recipes
+
+        given, teacher = recipes.read(Path(teacher)), None
+    else:
+        given["teacher"] = teacher if isinstance(teacher, (str, Path)) else f"python:{type(teacher).__name__}"
+    if isinstance(given.get("teacher"), Path):
+        given["teacher"] = str(given["teacher"])
+    values: dict[str, Any] = {"env": env if isinstance(env, str) or env is None else f"python:{type(env).__name__}", "students": students,
+                              "seed": seed, "env_steps": env_steps, "seconds": seconds, "normaliser": normaliser, "history": history,
+                              "keys": keys, "indices": indices}  # fmt: skip
+    given |= {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in values.items() if v is not None}
+    flags = {("prove", "retain"): retain, ("verify", "expect"): expect, ("verify", "accept"): accept_teacher or None}
+    for (stage, key), value in flags.items():
+        if value is not None:
+            given[stage] = {**given.get(stage, {}), key: value}
+    return pipeline.distill(
+        given, list(options), Path(out) if out is not None else None,
+        teacher_object=None if isinstance(teacher, (str, Path)) else teacher,
+        env_object=None if isinstance(env, str) else env, tell=say,
+    )  # fmt: skip
+
+
+def inspect(teacher: str | Path, normaliser: str | None = None) -> TeacherInfo:
+    """Say what a teacher file is, and what code it would run if it were unpickled; nothing in it is run.
+
+    Args:
+        teacher: The file.
+        normaliser: VecNormalize file that belongs to it.
+    """
+    from limbeck import teachers
+
+    return teachers.inspect(bundled(teacher))
+
+
+def prove(
+    student: str,
+    teacher: str | None = None,
+    env: str | None = None,
+    *,
+    retain: float = 0.95,
+    alpha: float = 0.05,
+    seed: int = 0,
+    max_episodes: int = 1000,
+    normaliser: str | None = None,
+    plan: bool = False,
+    out: str | Path | None = None,
+    options: Sequence[str] = (),
+) -> Proof | Mapping[str, Any]:
+    """Prove that one policy keeps a share of another's return; continues a stored proof, never restarts it.
+
+    Args:
+        student: A policy file, an artefact folder, or a run folder's member as RUN:MEMBER.
+        teacher: A policy file; not needed for RUN:MEMBER.
+        env: Gymnasium id; not needed for RUN:MEMBER.
+        retain: Share r of the teacher's return over random play.
+        alpha: Error probability of the claim.
+        seed: Seed of the proof's stream.
+        max_episodes: Give up after so many.
+        normaliser: VecNormalize file of the teacher.
+        plan: Say how many episodes to expect, after a small pilot, and stop.
+        out: File of the proof. Default: proof.json in the current folder, or in the run.
+        options: Other settings of the stage, such as prove.chunk=16.
+    """
+    from limbeck import standalone
+
+    return standalone.prove(
+        student, teacher, env, retain, alpha, seed, max_episodes, normaliser, plan, out, list(options), say
+    )
+
+
+def teach(
+    env: str,
+    algorithm: str = "ppo",
+    *,
+    env_steps: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Any:
+    """Train a teacher with Stable-Baselines3; the best checkpoint is kept and measured again on fresh seeds.
+
+    Args:
+        env: Gymnasium id.
+        algorithm: ppo or dqn.
+        env_steps: Training steps. Default: what the environment usually needs.
+        seed: Seed of training.
+        out: Folder of the teacher. Default: teachers/ENV-ALGORITHM.
+    """
+    from limbeck import teaching
+
+    return teaching.teach(
+        env,
+        algorithm=algorithm,
+        env_steps=env_steps,
+        seed=seed,
+        out=Path(out or f"teachers/{env.replace('/', '-')}-{algorithm}"),
+    )
+
+
+def export(
+    run: str | Path,
+    members: Sequence[str] = ("smallest",),
+    to: Sequence[str] = ("onnx", "c"),
+    *,
+    out: str | Path | None = None,
+) -> Sequence[Artifact]:
+    """Export members of a run, or one policy file, to one or more targets.
+
+    Args:
+        run: A run folder or a policy file.
+        members: Names of members, smallest (the smallest proved one), or all.
+        to: Targets: onnx, c.
+        out: Folder. Default: artifacts/ in the run, or beside the file.
+    """
+    from limbeck import standalone
+
+    return standalone.export(Path(run), members, to, None if out is None else Path(out))
+
+
+def check(folder: str | Path) -> Any:
+    """Check an artefact folder: checksums, and every backend present against the golden sequences.
+
+    Args:
+        folder: An artefact folder, or a run folder (all its artefacts).
+    """
+    from limbeck import standalone
+
+    return standalone.check(Path(folder))
+
+
+def report(run: str | Path) -> Path:
+    """Write a run's report.html again and return its path.
+
+    Args:
+        run: The run folder.
+    """
+    from limbeck import reporting
+
+    folder = Path(run)
+    if not (folder / "result.json").is_file():
+        raise InputError(
+            f"{folder} holds no result.json. Give the folder of a run, or finish it by running its command again."
+        )
+    return reporting.write(folder)
+
+
+def demo(out: str | Path = "runs/demo", *, seed: int = 0) -> RunResult:
+    """The whole job with the bundled LunarLander teacher: eight sizes, three seeds each, proved at 95 % and exported.
+
+    Args:
+        out: Run folder.
+        seed: Seed of everything.
+    """
+    sizes = ("mlp:64x64", "mlp:32x32", "mlp:16x16", "mlp:8x8", "mlp:16", "mlp:8", "mlp:4", "linear")
+    return distill(f"{PREFIX}ppo-lunar", "LunarLander-v3", [f"{size}@3" for size in sizes], out, seed=seed, retain=0.95)
+
+
+VERBS = {
+    "distill": distill,
+    "inspect": inspect,
+    "teach": teach,
+    "prove": prove,
+    "export": export,
+    "check": check,
+    "report": report,
+    "demo": demo,
+}

@@ -1,0 +1,167 @@
+"""Collection: who drives, what is stored, masks of the three autoreset modes, blending, purity of a round."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from limbeck import collection, distributions, spaces, tasks
+from limbeck.collection import BLEND, STUDENT, TEACHER, Plan
+from limbeck.contracts import Blueprint, Dense, Head, View
+from limbeck.runtimes.numpy import NumpyPolicy
+
+
+class Counter(gym.Env):
+    """The observation tells the episode's seed-born id and the step; ends after 5 steps by termination or truncation."""
+
+    observation_space = gym.spaces.Box(0, 1e6, (2,), np.float64)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.t = float(self.np_random.integers(1000)), 0
+        return np.array([self.episode, 0.0]), {}
+
+    def step(self, action):
+        self.t += 1
+        return (
+            np.array([self.episode, self.t]),
+            float(action),
+            self.t == 5 and self.episode % 2 == 0,
+            self.t == 5 and self.episode % 2 == 1,
+            {},
+        )
+
+
+def constant(task, action, name="p"):
+    """A policy that always says `action`."""
+    head = spaces.head_for(task.spec.action_space)
+    bias = np.zeros(head.width, np.float32)
+    bias[action] = 4.0
+    size = spaces.flat_size(task.spec.observation_space)
+    return NumpyPolicy(Blueprint(task.spec, head, (Dense(np.zeros((size, head.width), np.float32), bias),), name=name))
+
+
+def vector_task(mode):
+    return tasks.resolve(gym.vector.SyncVectorEnv([Counter] * 4, autoreset_mode=mode))
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_reset_rows_never_reach_the_data_and_rows_chain(mode):
+    task = vector_task(mode)
+    columns = collection.collect(task, constant(task, 0), [constant(task, 1)], Plan(97, 4, "student"), 0, 0).columns
+    obs, first = columns["obs"], columns["first"]
+    assert (obs[:, 1] < 5).all(), "an observation after the end of an episode was stored"
+    follows = ~first[1:]
+    assert (obs[1:, 0][follows] == obs[:-1, 0][follows]).all(), "a row follows one of another episode"
+    assert (obs[1:, 1][follows] == obs[:-1, 1][follows] + 1).all()
+    ended = columns["terminated"] | columns["truncated"]
+    assert (obs[:, 1][ended] == 4).all()
+    assert (columns["terminated"] == (ended & (obs[:, 0] % 2 == 0))).all()
+    assert ended.sum() > 10
+
+
+def test_the_three_autoreset_modes_give_the_same_episodes():
+    played = {}
+    for mode in AutoresetMode:
+        task = vector_task(mode)
+        c = collection.collect(task, constant(task, 0), [constant(task, 1)], Plan(80, 4, "student"), 0, 0).columns
+        ends = c["terminated"] | c["truncated"]
+        played[mode] = set(c["obs"][ends][:, 0].tolist())
+    shortest = min(played.values(), key=len)
+    assert len(shortest) > 5
+    assert all(shortest <= episodes for episodes in played.values())
+
+
+def test_a_round_is_a_pure_function_of_its_number():
+    task = tasks.resolve("CartPole-v1")
+    one, two, other = (
+        collection.collect(task, constant(task, 0), [constant(task, 1)], Plan(100, 4, "student"), n, 7).columns
+        for n in (3, 3, 4)
+    )
+    assert all(np.array_equal(one[k], two[k]) for k in one)
+    assert not np.array_equal(one["obs"][:4], other["obs"][:4])
+
+
+def test_lanes_are_dealt_among_the_members_and_change_with_the_round():
+    task = tasks.resolve("CartPole-v1")
+    members = [constant(task, 0), constant(task, 1)]
+    seen = {}
+    for number in (0, 1):
+        c = collection.collect(task, members[0], members, Plan(30, 3, "student"), number, 0).columns
+        starts = np.flatnonzero(c["first"])
+        seen[number] = (c["action"] == 0).mean()
+        assert len(starts) >= 3
+    assert 0.5 < seen[0] < 0.8
+    assert 0.2 < seen[1] < 0.5
+
+
+def test_labels_are_the_teachers_whoever_drives():
+    task = tasks.resolve("CartPole-v1")
+    for driver in ("student", "teacher", "beta", "trb"):
+        c = collection.collect(
+            task, constant(task, 0), [constant(task, 1)], Plan(60, 2, driver, beta=0.5, trust=0.1), 0, 0
+        )
+        assert (c.columns["teacher/params"].argmax(1) == 0).all()
+        assert c.columns["teacher/params"].dtype == np.float32
+        assert c.teacher_queries == len(c.columns["first"]) == c.env_steps
+    assert set(np.unique(c.columns["driver"])) == {BLEND}
+
+
+def test_beta_mixes_teacher_and_student_in_proportion():
+    task = tasks.resolve("CartPole-v1")
+    c = collection.collect(task, constant(task, 0), [constant(task, 1)], Plan(3000, 8, "beta", beta=0.3), 0, 0).columns
+    share = (c["driver"] == TEACHER).mean()
+    assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 3000)
+    assert ((c["driver"] == TEACHER) == (c["action"] == 0)).all()
+    assert ((c["driver"] == STUDENT) == (c["action"] == 1)).all()
+
+
+def test_trust_region_takes_the_largest_share_that_fits():
+    rng, head = np.random.default_rng(0), Head("categorical", (4,))
+    student, teacher = (rng.normal(size=(200, 4)).astype(np.float32) * 3 for _ in range(2))
+    mixed = collection.trusted_logits(head, student, teacher, 0.1)
+    kl = distributions.kl(head, mixed, student)
+    whole = distributions.kl(head, teacher, student) <= 0.1
+    assert (kl <= 0.1 + 1e-5).all()
+    assert np.allclose(kl[~whole], 0.1, atol=2e-3)
+    assert np.allclose(mixed[whole], teacher[whole])
+    assert np.allclose(collection.trusted_logits(head, student, teacher, 1e9), teacher, atol=1e-5)
+
+
+def test_trust_region_for_points_has_its_closed_form():
+    head = Head("deterministic", (2,), (-1.0, -1.0), (1.0, 1.0))
+    shift = collection.trusted_shift(np.array([[0.8, 0.0], [0.01, 0.0]], np.float32), 0.5, head)
+    assert np.allclose(shift, [[0.2, 0.0], [0.01, 0.0]], atol=1e-6)  # s = 2 / 10, a d = s sqrt(2 * .5)
+
+
+def test_said_and_executed_actions_are_both_kept():
+    task = tasks.resolve("Pendulum-v1")
+    head = spaces.head_for(task.spec.action_space)
+    big = NumpyPolicy(Blueprint(task.spec, head, (Dense(np.zeros((3, 1), np.float32), np.array([9.0], np.float32)),)))
+    c = collection.collect(task, big, [big], Plan(20, 2, "student"), 0, 0).columns
+    assert (c["action"] == 9.0).all()
+    assert (c["executed"] == 2.0).all()
+
+
+def test_a_teacher_with_memory_labels_in_step_with_its_memory():
+    task = tasks.resolve("CartPole-v1")
+    rng = np.random.default_rng(0)
+    layers = (Dense(rng.normal(size=(12, 2)).astype(np.float32), np.zeros(2, np.float32)),)
+    teacher = NumpyPolicy(Blueprint(task.spec, spaces.head_for(task.spec.action_space), layers, View(history=3)))
+    c = collection.collect(task, teacher, [constant(task, 1)], Plan(120, 2, "student"), 0, 0).columns
+    state, wanted = teacher.initial_state(1), []
+    for obs, first in zip(c["obs"], c["first"], strict=True):
+        output = teacher(obs[None], state, np.array([first]))
+        state = output.state
+        wanted.append(distributions.canonical(teacher.head, output.params)[0][0])
+    assert np.allclose(c["teacher/params"], np.stack(wanted), atol=1e-5)
+
+
+def test_a_labelled_set_stores_its_answers():
+    task = tasks.labelled("toy", np.eye(16), np.arange(16) % 2)
+    c = collection.collect(task, constant(task, 0), [constant(task, 1)], Plan(40, 4, "student"), 0, 0).columns
+
+    right = {tuple(x): y for x, y in zip(task.inputs, task.labels, strict=True)}
+    assert all(right[tuple(x)] == y for x, y in zip(c["obs"], c["hard"], strict=True))
+    assert ((c["reward"] == 1.0) == (c["hard"] == 1)).all()
