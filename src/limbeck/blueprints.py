@@ -38,7 +38,7 @@ def save(blueprint: Blueprint, path: Path, provenance: Mapping[str, Any] | None 
         "task": blueprint.spec.name,
         "observation_space": spaces.to_json(blueprint.spec.observation_space),
         "action_space": spaces.to_json(blueprint.spec.action_space),
-        "head": _head_to_json(blueprint.head),
+        "head": head_to_json(blueprint.head),
         "view": storage.plain(blueprint.view),
         "layers": _layers_to_arrays("layers", blueprint.layers, arrays),
         "value_layers": _layers_to_arrays("value_layers", blueprint.value_layers, arrays),
@@ -83,7 +83,7 @@ def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, str], name: str)
                 spaces.from_json(described["action_space"]),
                 described["task"],
             ),
-            head=_head_from_json(described["head"]),
+            head=head_from_json(described["head"]),
             layers=_layers_from_arrays("layers", described["layers"], arrays),
             view=View(_tuple(view["keys"]), _tuple(view["indices"]), int(view["history"]), float(view["noise"])),
             normaliser=normaliser,
@@ -175,12 +175,12 @@ def _layers_from_arrays(prefix: str, described: list[dict[str, str]], arrays: Ma
     return tuple(layers)
 
 
-def _head_to_json(head: Head) -> dict[str, Any]:
+def head_to_json(head: Head) -> dict[str, Any]:
     described = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(head).items()}
     return {**described, "low": [_number_to_json(v) for v in head.low], "high": [_number_to_json(v) for v in head.high]}
 
 
-def _head_from_json(data: Mapping[str, Any]) -> Head:
+def head_from_json(data: Mapping[str, Any]) -> Head:
     bounds = {k: tuple(float(v) for v in data[k]) for k in ("low", "high")}
     return Head(
         data["kind"], tuple(data["sizes"]), bounds["low"], bounds["high"], tuple(data["start"]), tuple(data["shape"])

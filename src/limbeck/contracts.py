@@ -100,6 +100,7 @@ class PolicyOutput:
     state: State  # memory after this step
     value: Floats | None = None  # [B], the policy's own estimate of the return to come
     features: Mapping[str, Array] = field(default_factory=dict)
+    action: Array | None = None  # [B, ...] executed greedy action where the policy computes it itself (artefacts)
 
 
 @runtime_checkable

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from limbeck import runs, settings, stages, storage, tasks, teachers
+from limbeck import runs, settings, storage, tasks, teachers
 from limbeck.assets import bundled
 from limbeck.contracts import RunResult, Task, Teacher
 from limbeck.errors import InputError
 from limbeck.runs import Tell
 from limbeck.settings import Recipe
+from limbeck.stages import learn, ship
 from limbeck.students.grammar import parse
 
 
@@ -33,15 +34,15 @@ def distill(
     folder = folder or default_folder(recipe, task)
     with storage.locked(folder):
         run = runs.open_run(folder, recipe, tell)
-        here = stages.verify(run, task, teacher)  # is the teacher what it should be?
-        family, imitated = stages.imitate_rounds(here)  # collect <> imitate, racing between rounds
-        chosen, choice = stages.choose(here, family)  # one member of each size
-        chosen, polished = stages.polish(here, family, chosen)  # on return, where imitation falls short
-        chosen = stages.save_students(here, chosen)
-        artifacts = stages.export(here, chosen)  # written, compiled, checked against golden sequences
-        proofs = stages.prove(here, chosen, artifacts)  # the artefact itself plays
-        result = stages.conclude(here, chosen, artifacts, proofs, imitated, choice, polished)
-        stages.present(here, chosen, artifacts, result)  # video, page, manifest
+        here = learn.verify(run, task, teacher)  # is the teacher what it should be?
+        family, imitated = learn.imitate_rounds(here)  # collect <> imitate, racing between rounds
+        chosen, choice = learn.choose(here, family)  # one member of each size
+        chosen, *polished = learn.polish(here, family, chosen)  # on return, where imitation falls short
+        chosen = ship.save_students(here, chosen)
+        artifacts = ship.export(here, chosen)  # written, compiled, checked against golden sequences
+        proofs = ship.prove(here, chosen, artifacts)  # the artefact itself plays
+        result = ship.conclude(here, chosen, artifacts, proofs, imitated, choice, (polished[0], polished[1]))
+        ship.present(here, chosen, result)  # video, page, manifest
     return result
 
 

@@ -112,9 +112,9 @@ class _Actor:
     def act(
         self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64], seeds: NDArray[np.int64]
     ) -> tuple[Floats, Array]:
-        params = self._params(obs, first, sitting)
+        params, actions = self._answers(obs, first, sitting)
         if self._mode == "greedy":
-            return params, distributions.act(self._head, params)
+            return params, actions
         for lane in np.flatnonzero(first):
             self._streams[lane] = seeding.generator(self._run_seed, self._mode, int(seeds[lane]))
         rows = [self._draw(params[lane : lane + 1], self._streams[lane]) for lane in range(self._slots)]
@@ -127,10 +127,12 @@ class _Actor:
             return uniform(self._head, stream)
         return distributions.said(self._head, params, "sampled", stream)
 
-    def _params(self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64]) -> Floats:
+    def _answers(self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64]) -> tuple[Floats, Array]:
+        """Rows and greedy executed actions, those that the policy computed itself where it does."""
+        params = np.zeros((self._slots, self._head.width), np.float32)
+        actions = distributions.act(self._head, params)
         if self._policy is None:
-            return np.zeros((self._slots, self._head.width), np.float32)
-        params = np.empty((self._slots, self._head.width), np.float32)
+            return params, actions
         for block in range(self._blocks):
             lanes = np.arange(block * BLOCK, min((block + 1) * BLOCK, self._slots))
             rows = sitting[lanes] % BLOCK if BLOCK % self._slots == 0 else lanes % BLOCK
@@ -141,7 +143,9 @@ class _Actor:
             output = self._policy(tasks.take_rows(obs, gather), self._state[block], fresh)
             self._state[block] = output.state
             params[lanes] = output.params[rows]
-        return params
+            own = output.action if output.action is not None else distributions.act(self._head, output.params)
+            actions[lanes] = own[rows]
+        return params, actions
 
 
 def uniform(head: Head, rng: np.random.Generator) -> Array:

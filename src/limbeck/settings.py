@@ -170,6 +170,8 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
             raise InputError(
                 f"option {printable(option)!r} is not understood. Allowed: KEY=VALUE or STAGE.KEY=VALUE, for example collect.slots=8."
             )
+        if len(parts) == 2 and parts[0] not in _stages():
+            raise unknown("stage", parts[0], _stages())
         parsed: Any = (
             tuple(v for v in value.split(",") if v)
             if _is_tuple(parts)
@@ -178,10 +180,8 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
         if len(parts) == 1:
             merged[path] = parsed
         else:
-            stage = merged.setdefault(parts[0], {})
-            if not isinstance(stage, dict):
-                raise unknown("stage", parts[0], _stages())
-            stage[parts[1]] = parsed
+            stage = merged.get(parts[0])
+            merged[parts[0]] = {**(stage if isinstance(stage, dict) else {}), parts[1]: parsed}
     return merged
 
 

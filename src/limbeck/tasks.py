@@ -333,6 +333,12 @@ class VectorLanes:
             if watchdog.expired:
                 raise watchdog.fault() from None
             raise
+        except gym.error.Error as error:
+            if what == "reset" and "eed" in str(error):
+                raise InputError(
+                    f"the vector environment {self._task.name} takes no seed per lane, so its episodes cannot be repeated. Make it with vectorization_mode=\"sync\"."
+                ) from error
+            raise EnvironmentFault(f"{self._task.name}: {printable(error)}. Mend the environment.") from error
         except Exception as error:
             raise EnvironmentFault(
                 f"{self._task.name} raised {type(error).__name__} in {what}: {printable(error)}. Mend the environment; finished rounds are kept."
@@ -496,13 +502,16 @@ def _from_id(given: str, kwargs: dict[str, Any]) -> EnvTask:
     for prefix, (package, library, extra) in PLUGINS.items():
         if env_id.startswith(prefix):
             _register(package, library, extra)
+    module, colon, rest = env_id.partition(":")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            spec = gym.spec(env_id)
-        except ModuleNotFoundError as error:
+            if colon:
+                importlib.import_module(module)
+            spec = gym.spec(rest if colon else env_id)
+        except (ImportError, ValueError) as error:
             raise InputError(
-                f"environment {printable(given)!r}: module {printable(error.name)!r} cannot be imported. Allowed: package.module:EnvId with an importable module."
+                f"environment {printable(given)!r}: module {printable(module)!r} cannot be imported ({printable(error)}). Allowed: package.module:EnvId with an importable module."
             ) from error
         except gym.error.Error as error:
             raise _unknown_environment(given, error) from error

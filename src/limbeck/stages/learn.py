@@ -1,4 +1,4 @@
-"""What `pipeline.distill` says in one line each: the stages of a run, resumable one by one."""
+"""From a loaded teacher to the weights of the chosen students: verify, collect <> imitate, race, choose, polish."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import numpy as np
 import torch
 
 from limbeck import (
-    blueprints,
     collection,
     imitation,
     losses,
-    machine,
     objective,
     rollout,
     runs,
@@ -30,6 +28,7 @@ from limbeck.dataset import Dataset, open_dataset
 from limbeck.errors import InputError
 from limbeck.objective import Term
 from limbeck.polish import evolution
+from limbeck.reporting.reading import build
 from limbeck.runs import Run
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.settings import CollectSettings, ImitateSettings
@@ -37,6 +36,7 @@ from limbeck.students import family as families
 from limbeck.students.family import Family
 from limbeck.students.grammar import MemberSpec, parse
 from limbeck.students.stack import Port
+from limbeck.teachers import verification
 
 ROUND_STAGES = ("collect", "imitate", "race")
 
@@ -52,6 +52,7 @@ class Scene:
     teacher_mean: float
     random_mean: float
     teacher_steps: float  # mean episode length
+    evaluations: Mapping[str, Evaluation]
 
     @property
     def seed(self) -> int:
@@ -62,9 +63,33 @@ class Scene:
         return (mean_return - self.random_mean) / max(self.teacher_mean - self.random_mean, 1e-9)
 
 
-def scene(run: Run, task: Task, teacher: Teacher, evaluations: Mapping[str, Evaluation], mode: Mode) -> Scene:
-    best = evaluations[mode]
-    return Scene(run, task, teacher, mode, best.mean, evaluations["random"].mean, best.env_steps / best.episodes)
+def verify(run: Run, task: Task, teacher: Teacher) -> Scene:
+    """Play the teacher in both modes and at random; stop with a diagnosis if it is not what it should be."""
+
+    def compute() -> dict[str, Any]:
+        run.tell("verify", f"playing the teacher on {task.name}")
+        stated = verification.stated_return(teacher.info)
+        found = verification.verify(teacher, task, run.recipe.verify, run.recipe.seed, stated)
+        return {"evaluations": found.evaluations, "mode": found.mode, "notes": found.notes}
+
+    record = run.record("verify", compute)
+    evaluations = {key: build(Evaluation, value, key) for key, value in record["evaluations"].items()}
+    for key, e in evaluations.items():
+        who = "random play" if key == "random" else f"teacher, {key}"
+        run.tell("verify", f"{who}: return {e.mean:.1f} [{e.low:.1f}, {e.high:.1f}] over {e.episodes} episodes")
+    for note in record["notes"]:
+        run.tell("verify", note)
+    best = evaluations[record["mode"]]
+    return Scene(
+        run,
+        task,
+        teacher,
+        record["mode"],
+        best.mean,
+        evaluations["random"].mean,
+        best.env_steps / best.episodes,
+        evaluations,
+    )
 
 
 # ---------------------------------------------------------------- the family before its first round
@@ -335,20 +360,3 @@ def _search(here: Scene, family: Family, one: Chosen, target: float) -> evolutio
             f"{name}: generation {search.generation}/{settings.generations}  best {search.best_return:.1f}  about {100 * retention:.0f} %",
         )
     return search
-
-
-def save_students(here: Scene, chosen: Sequence[Chosen]) -> list[Chosen]:
-    """Fold the normaliser in, write students/<name>/policy.safetensors, and go on with exactly what was written."""
-    saved = []
-    for one in chosen:
-        folded = blueprints.fold(one.blueprint)
-        path = here.run.folder / "students" / one.member.name / "policy.safetensors"
-        provenance = {
-            "teacher_sha256": here.teacher.info.sha256,
-            "task": here.task.name,
-            "seed": here.seed,
-            "polished": one.polished,
-        }
-        blueprints.save(folded, path, provenance)
-        saved.append(replace(one, blueprint=blueprints.load(path)[0]))
-    return saved

@@ -1,0 +1,95 @@
+"""What each verb prints: words for people, or JSON for programs; and the exit code its result deserves."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from limbeck import storage
+from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
+from limbeck.errors import IncompleteError, InputError, printable
+
+
+def show(verb: str, result: Any, as_json: bool) -> int:
+    """Print the result of a verb; returns the exit code."""
+    if as_json:
+        json.dump(storage.plain(result), sys.stdout, indent=1)
+        print()
+    else:
+        PRINTERS[verb](result)
+    if verb == "check":
+        return InputError.exit_code if any(not row.ok for row in result) else 0
+    return IncompleteError.exit_code if isinstance(result, RunResult) and not result.complete else 0
+
+
+def _run(result: RunResult) -> None:
+    from limbeck import reporting
+
+    print()
+    reporting.print_table(result)
+    print(reporting.headline(result))
+
+
+def _teacher(info: TeacherInfo) -> None:
+    rows = [("file", info.path), ("format", info.format), ("algorithm", info.algorithm), ("sha256", info.sha256)]
+    rows += [(key, value) for key, value in info.stated.items() if key != "code"]
+    for key, value in rows:
+        print(f"{printable(key):<18} {printable(_words(value), 400)}")
+    for note in info.notes:
+        print(f"{'note':<18} {printable(note, 400)}")
+    if info.unread:
+        print(f"{'left unread':<18} {printable(', '.join(info.unread), 400)}")
+    for entry, names in (info.stated.get("code") or {}).items():
+        print(f"{'would run':<18} {printable(entry)}: {printable(', '.join(names), 400)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return json.dumps(storage.plain(value)) if isinstance(value, dict) else str(value)
+
+
+def _proof(result: Proof | dict[str, Any]) -> None:
+    if isinstance(result, dict):
+        for key, value in result.items():
+            print(f"{key.replace('_', ' '):<24} {value:g}" if isinstance(value, (int, float)) else f"{key:<24} {value}")
+        return
+    print(
+        f"{result.verdict}: {printable(result.member)} against {100 * result.retain:g} % of the teacher on {printable(result.task)}"
+    )
+    print(f"episodes         {result.episodes}, played by {result.played_by}")
+    print(
+        f"retention        {100 * result.retention:.1f} % measured, >= {100 * result.retention_low:.1f} % at {100 * (1 - result.alpha):g} % confidence"
+    )
+    print(f"bounds           [{result.bounds.floor:.1f}, {result.bounds.ceiling:.1f}]: {result.bounds.source}")
+    print(f"reason           {printable(result.reason, 400)}")
+
+
+def _artifacts(made: list[Artifact]) -> None:
+    for artifact in made:
+        note = f"  {artifact.note}" if artifact.note else ""
+        print(f"{artifact.target:<6} {artifact.size_bytes:>9,} bytes  {artifact.folder}{note}")
+
+
+def _checks(rows: list[Any]) -> None:
+    for row in rows:
+        print(f"{'ok  ' if row.ok else 'FAIL'} {printable(row)}")
+
+
+def _taught(result: Any) -> None:
+    for key, value in storage.plain(result).items():
+        print(f"{key.replace('_', ' '):<18} {printable(_words(value), 400)}")
+
+
+PRINTERS: dict[str, Callable[[Any], None]] = {
+    "distill": _run,
+    "demo": _run,
+    "inspect": _teacher,
+    "prove": _proof,
+    "export": _artifacts,
+    "check": _checks,
+    "report": print,
+    "teach": _taught,
+}

@@ -1,0 +1,1 @@
+"""What `pipeline.distill` says in one line each, every stage resumable on its own."""

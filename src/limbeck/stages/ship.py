@@ -1,0 +1,235 @@
+"""From chosen students to what ships: saved, exported, proved by the artefact itself, measured, reported."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from limbeck import blueprints, exporters, machine, proof, reporting, runs, seeding, storage
+from limbeck.contracts import Artifact, Bill, Blueprint, Bounds, Latency, MemberReport, Policy, Proof, RunResult, Task
+from limbeck.exporters import golden
+from limbeck.proof import ReturnCache
+from limbeck.reporting.reading import build
+from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.runtimes.shadow import Shadowed
+from limbeck.stages.learn import Chosen, Progress, Scene
+
+PLAYERS = ("c", "numpy")  # who plays the proof, the first that can
+
+
+def save_students(here: Scene, chosen: Sequence[Chosen]) -> list[Chosen]:
+    """Fold the normaliser in, write students/<name>/policy.safetensors, and go on with exactly what was written."""
+    saved = []
+    for one in chosen:
+        path = here.run.folder / "students" / one.member.name / "policy.safetensors"
+        provenance = {
+            "teacher_sha256": here.teacher.info.sha256,
+            "task": here.task.name,
+            "run_seed": here.seed,
+            "spec": one.member.architecture.spec,
+            "polished": one.polished,
+        }
+        blueprints.save(blueprints.fold(one.blueprint), path, provenance)
+        saved.append(replace(one, blueprint=blueprints.load(path)[0]))
+    return saved
+
+
+# ---------------------------------------------------------------- export
+
+
+def export(here: Scene, chosen: Sequence[Chosen]) -> dict[str, list[Artifact]]:
+    """artifacts/<member>/ for every member and target, checked against golden sequences of its own states."""
+    run, exported = here.run, {}
+    for one in chosen:
+        folder = run.folder / "artifacts" / one.member.name
+
+        def compute(one: Chosen = one, folder: Path = folder) -> dict[str, Any]:
+            made = export_one(one.blueprint, here.task, folder, run.recipe.export.targets, here.seed, run.recipe.export.golden_steps,
+                              {"member": one.member.name, "teacher_sha256": here.teacher.info.sha256})  # fmt: skip
+            return {"artifacts": [replace(a, folder=a.folder.relative_to(run.folder)) for a in made]}
+
+        found = run.record(f"export-{one.member.name}", compute)["artifacts"]
+        artifacts = [build(Artifact, value, "artifact") for value in found]
+        exported[one.member.name] = [replace(a, folder=run.folder / a.folder) for a in artifacts]
+        sizes = ", ".join(f"{a.target} {a.size_bytes:,} bytes" for a in artifacts)
+        run.tell("export", f"{one.member.name}: {sizes}")
+        for note in dict.fromkeys(a.note for a in artifacts if a.note):
+            run.tell("export", note)
+    return exported
+
+
+def export_one(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[str], run_seed: int, golden_steps: int,
+               meta: Mapping[str, str]) -> list[Artifact]:  # fmt: skip
+    """One policy to its targets, with golden sequences from states that it visits itself."""
+    visited = golden.record(NumpyPolicy(blueprint), task, run_seed, golden_steps)
+    made = exporters.export(blueprint, folder, targets, visited, meta)
+    for row in exporters.check(folder):
+        if not row.ok:
+            raise exporters.failed(row)
+    return made
+
+
+# ---------------------------------------------------------------- proof
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The verdicts of a family and what they cost."""
+
+    proofs: Mapping[str, Proof]
+    latency: Mapping[str, Mapping[str, Latency]]
+    notes: Mapping[str, Mapping[str, str]]  # member -> target -> whose verdict it carries
+    proof_steps: int
+    bound_steps: int
+    seconds: float
+
+
+def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]]) -> Proved:
+    """Largest to smallest, each at full alpha, until the first that is not proved; the artefact takes the actions."""
+    run, settings = here.run, here.run.recipe.prove
+
+    def fix() -> dict[str, Any]:
+        run.tell("prove", "fixing floor and ceiling on seeds of their own")
+        bounds, steps = proof.bounds_for(here.task, here.evaluations, settings, here.seed)
+        return {"bounds": bounds, "env_steps": steps}
+
+    fixed = run.record("bounds", fix)
+    bounds = build(Bounds, fixed["bounds"], "bounds")
+    run.tell("prove", f"returns lie in [{bounds.floor:.1f}, {bounds.ceiling:.1f}]: {bounds.source}")
+    proofs: dict[str, Proof] = {}
+    notes: dict[str, dict[str, str]] = {}
+    latencies: dict[str, dict[str, Latency]] = {}
+    steps, seconds, going = 0, float(fixed["seconds"]), True
+    for one in chosen:
+        name = one.member.name
+        if going:
+            record = run.record(
+                f"prove-{name}", lambda one=one: _prove_one(here, one, artifacts[one.member.name], bounds)
+            )  # type: ignore[misc]
+            proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
+            steps, seconds = steps + record["env_steps"], seconds + record["seconds"]
+            going = proofs[name].verdict == "proved"
+            _tell_verdict(here, proofs[name])
+            storage.write_json(run.folder / "proofs" / f"{name}.json", proofs[name])
+        else:
+            run.tell("prove", f"{name}: not tested, the sequence stops at the first member that is not proved")
+        timed = run.record(f"latency-{name}", lambda one=one: {"latency": _latency(one, artifacts[one.member.name])})  # type: ignore[misc]
+        latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
+    return Proved(proofs, latencies, notes, steps, fixed["env_steps"], seconds)
+
+
+def players(blueprint: Blueprint, artifacts: Sequence[Artifact]) -> dict[str, Policy]:
+    """Every artefact that runs here, best player first; numpy where no compiler made the C run."""
+    able: dict[str, Policy] = {}
+    for artifact in sorted(artifacts, key=lambda a: a.target != "c"):
+        if artifact.compiled:
+            able[artifact.target] = exporters.load(artifact.folder.parent, artifact.target)
+    return able if "c" in able else {"numpy": NumpyPolicy(blueprint), **able}
+
+
+def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: Bounds) -> dict[str, Any]:
+    """One member's verdict, and for every other target whether it shares it or earned its own."""
+    able = players(one.blueprint, artifacts)
+    (played_by, main), *others = able.items()
+    cache = ReturnCache(here.run.folder / "proofs" / "returns.json")
+    shadowed = Shadowed(main, dict(others))
+    found = prove_policy(here, shadowed, one.member.name, played_by, bounds, cache)
+    notes, steps = {played_by: "played the proof"}, found.env_steps
+    for target, policy in others:
+        if not shadowed.different[target]:
+            notes[target] = f"shares the verdict: the same action in all {shadowed.rows:,} rows of the proof"
+            continue
+        own = prove_policy(here, policy, one.member.name, target, bounds, cache)
+        steps += own.env_steps
+        notes[target] = (
+            f"{own.verdict}, its own proof over {own.episodes} episodes: it acted differently in {shadowed.different[target]} rows"
+        )
+    seeds = [seeding.episode_seed(here.seed, "fidelity", i) for i in range(8)]
+    fidelity = proof.fidelity(main, here.teacher.policy, here.task, seeds)
+    return {"proof": replace(found, fidelity=fidelity.values), "notes": notes, "env_steps": steps + fidelity.env_steps}
+
+
+def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bounds: Bounds, cache: ReturnCache,
+                 previous: Proof | None = None) -> Proof:  # fmt: skip
+    """The e-process of one policy against the run's teacher."""
+    return proof.prove(
+        policy, here.teacher.policy, here.task, member=member, played_by=played_by, bounds=bounds, settings=here.run.recipe.prove,
+        run_seed=here.seed, teacher_mode=here.mode, cache=cache, previous=previous,
+    )  # fmt: skip
+
+
+def _tell_verdict(here: Scene, found: Proof) -> None:
+    claim = f"keeps >= {100 * found.retain:g} % of the teacher, {100 * (1 - found.alpha):g} % confidence"
+    text = claim if found.verdict == "proved" else f"{found.verdict}: {found.reason}"
+    here.run.tell(
+        "prove",
+        f"{found.member}: {text}, {found.episodes} episodes, about {100 * found.retention:.1f} %, played by {found.played_by}",
+    )
+
+
+def _latency(one: Chosen, artifacts: Sequence[Artifact]) -> dict[str, Latency]:
+    able = {**players(one.blueprint, artifacts), "numpy": NumpyPolicy(one.blueprint)}
+    return {target: proof.latency(policy) for target, policy in able.items()}
+
+
+# ---------------------------------------------------------------- the end
+
+
+def conclude(
+    here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]], proved: Proved,
+    imitated: Progress, choice: Mapping[str, Any], polished: tuple[int, float],
+) -> RunResult:  # fmt: skip
+    """result.json: everything the report, the table and --json tell."""
+    run, seconds_of = here.run, lambda name: float(run.record(name, dict)["seconds"])
+    bill = Bill(
+        verify_steps=sum(e.env_steps for e in here.evaluations.values()) + proved.bound_steps,
+        collection_steps=imitated.collection_steps,
+        race_steps=imitated.race_steps + int(choice["race_steps"]),
+        polish_steps=polished[0],
+        proof_steps=proved.proof_steps,
+        teacher_queries=imitated.teacher_queries,
+        gradient_steps=imitated.gradient_steps,
+        seconds=seconds_of("verify") + imitated.seconds + float(choice["seconds"]) + polished[1] + proved.seconds,
+        peak_memory_bytes=machine.peak_memory_bytes(),
+    )
+    members = [_member(one, artifacts[one.member.name], proved) for one in chosen]
+    result = RunResult(
+        here.task.name, here.teacher.info, here.evaluations, here.mode, run.recipe.prove.retain, run.recipe.prove.alpha, members, bill,
+        run.identity["machine"], run.identity["versions"], True, f"limbeck distill {shlex.quote(str(run.folder / runs.RECIPE))} --out NEW_FOLDER",
+        tuple(getattr(here.task, "notes", ())),
+    )  # fmt: skip
+    if not (run.folder / runs.RESULT).exists():
+        storage.write_json(run.folder / runs.RESULT, result)
+    return reporting.load_result(run.folder)
+
+
+def _member(one: Chosen, artifacts: Sequence[Artifact], proved: Proved) -> MemberReport:
+    name = one.member.name
+    notes = proved.notes.get(name, {})
+    shown = [replace(a, note=notes.get(a.target, a.note)) for a in artifacts]
+    smallest = min((a.size_bytes for a in artifacts), default=4 * one.blueprint.parameters)
+    return MemberReport(
+        name, one.member.architecture.spec, one.member.seed, one.blueprint.parameters, smallest, one.blueprint.multiply_adds,
+        proved.proofs.get(name), proved.latency[name], shown, one.polished,
+    )  # fmt: skip
+
+
+def present(here: Scene, chosen: Sequence[Chosen], result: RunResult) -> None:
+    """Video of the smallest proved student beside the teacher, the page, the manifest."""
+    run = here.run
+    proved = [m.name for m in result.members if m.proof is not None and m.proof.verdict == "proved"]
+    shown = next((one for one in reversed(chosen) if one.member.name in proved), chosen[-1])
+    if not (run.folder / "video.json").exists():
+        run.tell("report", f"filming the teacher and {shown.member.name} on one seed")
+        seed = seeding.episode_seed(here.seed, "video", 0)
+        student = NumpyPolicy(shown.blueprint)
+        reporting.side_by_side(
+            here.teacher.policy, student, here.task, seed, run.folder / "video.mp4", here.mode,
+            student_name=shown.member.name, run_seed=here.seed,
+        )  # fmt: skip
+    page = reporting.write(run.folder)
+    storage.write_manifest(run.folder)
+    run.tell("report", str(page))

@@ -1,0 +1,86 @@
+"""Headlines and numbers."""
+
+from __future__ import annotations
+
+import doctest
+import math
+from dataclasses import replace
+
+import pytest
+import reporting_samples as samples
+
+from limbeck.reporting import canvas, headline, lettering, reading, words
+
+
+@pytest.mark.parametrize("module", [words, reading, lettering, canvas])
+def test_examples(module: object) -> None:
+    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+
+
+def test_headline_names_the_smallest_proved_student() -> None:
+    assert headline(samples.result()) == (
+        "The 36-number student linear-s1 keeps at least 95 % of the teacher on LunarLander-v3: "
+        "proved with 95 % confidence over 291 episodes."
+    )
+
+
+def test_headline_takes_share_and_confidence_from_the_proof() -> None:
+    whole = samples.result()
+    proof = samples.proof("linear-s1", 1.0, 412, retain=0.99)
+    told = replace(whole, members=[replace(whole.members[-1], proof=replace(proof, alpha=0.01))])
+    assert "at least 99 % of the teacher" in headline(told)
+    assert "99 % confidence over 412 episodes" in headline(told)
+
+
+def test_headline_of_an_incomplete_run_begins_so() -> None:
+    assert headline(samples.incomplete()).startswith("INCOMPLETE: the 484-number student mlp:16x16-s1 keeps")
+
+
+def test_headline_is_honest_when_nothing_is_proved() -> None:
+    whole = samples.nothing_proved()
+    assert headline(whole).startswith("Nothing is proved on LunarLander-v3: the one student tested was not shown")
+    unplayed = replace(whole, members=[replace(m, proof=None) for m in whole.members])
+    assert headline(unplayed) == "Nothing is proved on LunarLander-v3: 8 students trained, no proof played."
+    assert "keeps" not in headline(samples.empty())
+
+
+def test_closest_survives_bounds_that_are_not_numbers() -> None:
+    whole = samples.incomplete()
+    blind = [
+        replace(m, proof=m.proof and replace(m.proof, verdict="undecided", retention_low=math.nan))
+        for m in whole.members
+    ]
+    assert "lower bound –" in headline(replace(whole, members=blind))
+
+
+def test_lower_bounds_are_never_rounded_up() -> None:
+    assert words.percent_down(0.94999) == "94.9 %"
+    assert words.percent_down(0.95) == "95 %"
+    assert words.percent(0.94999) == "95 %"
+
+
+def test_interval_of_the_mean_covers_it_and_shrinks() -> None:
+    mean, low, high = words.mean_interval(tuple(float(i % 10) for i in range(400)))
+    assert mean == 4.5
+    half = 1.96 * math.sqrt(8.25 / 400)  # the normal interval of the same data
+    assert low == pytest.approx(4.5 - half, abs=0.05)
+    assert high == pytest.approx(4.5 + half, abs=0.05)
+    assert all(math.isnan(v) for v in words.mean_interval(()))
+
+
+def test_every_size_of_number_has_its_words() -> None:
+    assert (
+        words.number(math.nan)
+        == words.duration(math.inf)
+        == words.percent(math.nan)
+        == words.interval(math.nan, 0, 0)
+        == "–"
+    )
+    assert words.interval(2.0, math.nan, 3.0) == "2"
+    assert [words.duration(s) for s in (0.0, 150.0, 2.5e-3)] == ["0 s", "2 min 30 s", "2.5 ms"]
+    assert words.size(2.5e9) == "2.5 GB"
+
+
+def test_a_home_that_is_the_root_folder_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")
+    assert words.without_home("/data/t.zip") == "/data/t.zip"
