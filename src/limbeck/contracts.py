@@ -305,8 +305,8 @@ class Batch:
 
     task: str
     inputs: torch.Tensor  # [T, B, O] view applied, history gathered, not normalised
-    first: torch.Tensor  # [T, B] bool
-    mask: torch.Tensor  # [T, B] float, 1 where the row counts
+    first: torch.Tensor | None  # [T, B] bool; None for single rows, which memoryless students take
+    mask: torch.Tensor | None  # [T, B] float, 1 where the row counts; None: all do
     labels: Mapping[str, torch.Tensor]  # "params" [T, B, W] float32, "value" [T, B], "hard" [T, B] int64 ...
 
 

@@ -91,13 +91,11 @@ def imitate(
     rng = seeding.generator(run_seed, "train", round_number, 0)
     names = list(tables)
     losses = {id(rows): torch.zeros(len(rows.members)) for rows in family.stacks}
-    plain, sequences = (
-        [r for r in family.stacks if not r.stack.architecture.recurrent],
-        [r for r in family.stacks if r.stack.architecture.recurrent],
-    )
+    memoryless = [rows for rows in family.stacks if not rows.stack.architecture.recurrent]
+    recurrent = [rows for rows in family.stacks if rows.stack.architecture.recurrent]
     for step in range(pace.gradient_steps):
         data = tables[names[step % len(names)]]
-        for group, draw in ((plain, _rows), (sequences, _sequences)):
+        for group, draw in ((memoryless, _rows), (recurrent, _sequences)):
             if group:
                 batch = draw(data, family.ports[data.task], pace, rng)
                 for rows in group:
@@ -128,10 +126,10 @@ def _descend(rows: Rows, batch: Batch, head: Head, terms: Sequence[Term], pace: 
 
 def _rows(data: Table, port: Port, pace: Pace, rng: np.random.Generator) -> Batch:
     """Single rows drawn uniformly: [1, B]."""
-    index = torch.from_numpy(rng.integers(data.rows, size=pace.batch))
-    labels = {key: column[index].unsqueeze(0) for key, column in data.labels.items()}
-    inputs = _noisy(data.inputs[index].unsqueeze(0), port, rng)
-    return Batch(data.task, inputs, torch.empty(0), torch.ones(1, pace.batch), {**labels, **data.scalars})
+    index = torch.from_numpy(rng.integers(data.rows, size=pace.batch, dtype=np.int32))
+    labels = {key: column.index_select(0, index)[None] for key, column in data.labels.items()}
+    inputs = _noisy(data.inputs.index_select(0, index)[None], port, rng)
+    return Batch(data.task, inputs, None, None, {**labels, **data.scalars})
 
 
 def _sequences(data: Table, port: Port, pace: Pace, rng: np.random.Generator) -> Batch:

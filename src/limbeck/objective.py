@@ -30,13 +30,17 @@ def evaluate(terms: Sequence[Term], student: torch.Tensor, batch: Batch, head: H
 
     The mean does not depend on the batch's size, and a member's value does not depend on the others.
     """
-    total = student.new_zeros(student.shape[0])
-    weight = batch.mask / batch.mask.sum().clamp_min(1.0)
-    for term in terms:
-        entry = LOSSES[term.name]
-        if entry.kind == "point":
-            rows = entry.fn(student, batch.labels, head)
-            total = total + term.weight * (rows * weight).sum((-2, -1))
-        else:
-            total = total + term.weight * entry.fn(student, batch.labels, head, batch.mask)
-    return total
+    weighted = [term.weight * _reduce(term.name, student, batch, head) for term in terms]
+    return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum(0)
+
+
+def _reduce(name: str, student: torch.Tensor, batch: Batch, head: Head) -> torch.Tensor:
+    """One loss, unweighted -> [K]."""
+    entry, mask = LOSSES[name], batch.mask
+    if entry.kind != "point":
+        whole = mask if mask is not None else student.new_ones(student.shape[1:3])
+        return entry.fn(student, batch.labels, head, whole)
+    rows = entry.fn(student, batch.labels, head)
+    if mask is None:
+        return rows.mean((-2, -1))
+    return (rows * (mask / mask.sum().clamp_min(1.0))).sum((-2, -1))

@@ -2,7 +2,8 @@
 
 Results are a function of the seeds alone. A matrix product may round differently in another row or for another batch
 size, and one flipped bit can change a chaotic episode, so a policy is always called with blocks of BLOCK rows and
-seed number i always sits in row i mod BLOCK: the number of parallel slots changes nothing.
+seed number i always sits in row i mod BLOCK: the number of parallel slots changes nothing, nor does playing the seeds
+in several calls that say by `number` where each begins.
 """
 
 from __future__ import annotations
@@ -44,14 +45,17 @@ def play(
     mode: Mode | Literal["uniform"] = "greedy",
     run_seed: int = 0,
     slots: int = 64,
+    number: int = 0,
     watch: Callable[[Frame], None] | None = None,
 ) -> Episodes:
     """One episode per seed; returns and lengths in the order of `seeds`. `policy` None plays uniformly at random.
 
+    `number` is the place of the first seed in a longer list that is played in several calls.
+
     Raises EnvironmentFault when the environment raises, hangs, returns numbers that are not finite or never ends.
     """
     slots = task.max_lanes or _power_of_two(min(slots, len(seeds)))
-    seating = _Seating(seeds, slots)
+    seating = _Seating(seeds, slots, number)
     lanes = task.lanes(slots, seating.next_seed)
     actor = _Actor(policy, task, slots, mode, run_seed)
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
@@ -59,7 +63,7 @@ def play(
         step = lanes.start()
         sitting = seating.sitting.copy()
         while (step.seeds >= 0).any() or seating.waiting:
-            params, actions = actor.act(step.obs, step.first, sitting, step.seeds)
+            params, actions = actor.act(step.obs, step.first, sitting + number, step.seeds)
             before, first = step.obs, step.first
             step = lanes.step(actions)
             rows = step.alive
@@ -78,12 +82,15 @@ def play(
 
 
 class _Seating:
-    """Which seed sits where: lane l serves the seeds i with i mod m = l mod m, m = min(slots, BLOCK)."""
+    """Which seed sits where: lane l serves the seeds number i with i mod m = l mod m, m = min(slots, BLOCK)."""
 
-    def __init__(self, seeds: Sequence[int], slots: int) -> None:
+    def __init__(self, seeds: Sequence[int], slots: int, number: int) -> None:
         self._seeds, self._modulus = seeds, min(slots, BLOCK)
-        self._queues = [deque(range(residue, len(seeds), self._modulus)) for residue in range(self._modulus)]
-        self.sitting = np.zeros(slots, np.int64)
+        self._queues = [
+            deque(range((residue - number) % self._modulus, len(seeds), self._modulus))
+            for residue in range(self._modulus)
+        ]
+        self.sitting = (np.arange(slots) - number) % self._modulus  # lanes that never get a seed keep a row of their own
 
     @property
     def waiting(self) -> bool:
@@ -110,9 +117,9 @@ class _Actor:
         self._streams: list[np.random.Generator | None] = [None] * slots
 
     def act(
-        self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64], seeds: NDArray[np.int64]
+        self, obs: Observation, first: NDArray[np.bool_], numbers: NDArray[np.int64], seeds: NDArray[np.int64]
     ) -> tuple[Floats, Array]:
-        params, actions = self._answers(obs, first, sitting)
+        params, actions = self._answers(obs, first, numbers)
         if self._mode == "greedy":
             return params, actions
         for lane in np.flatnonzero(first):
@@ -127,7 +134,7 @@ class _Actor:
             return uniform(self._head, stream)
         return distributions.said(self._head, params, "sampled", stream)
 
-    def _answers(self, obs: Observation, first: NDArray[np.bool_], sitting: NDArray[np.int64]) -> tuple[Floats, Array]:
+    def _answers(self, obs: Observation, first: NDArray[np.bool_], numbers: NDArray[np.int64]) -> tuple[Floats, Array]:
         """Rows and greedy executed actions, those that the policy computed itself where it does."""
         params = np.zeros((self._slots, self._head.width), np.float32)
         actions = distributions.act(self._head, params)
@@ -135,7 +142,7 @@ class _Actor:
             return params, actions
         for block in range(self._blocks):
             lanes = np.arange(block * BLOCK, min((block + 1) * BLOCK, self._slots))
-            rows = sitting[lanes] % BLOCK if BLOCK % self._slots == 0 else lanes % BLOCK
+            rows = numbers[lanes] % BLOCK if BLOCK % self._slots == 0 else lanes % BLOCK
             gather = np.zeros(BLOCK, np.int64)
             gather[rows] = lanes
             fresh = np.ones(BLOCK, bool)

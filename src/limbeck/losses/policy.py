@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from limbeck.contracts import Head, LossEntry
-from limbeck.losses.shapes import check_rows
+from limbeck.losses.shapes import check_rows, log_softmax_columns
 
 Labels = Mapping[str, torch.Tensor]
 
@@ -37,8 +37,8 @@ def kl_forward(student: torch.Tensor, labels: Labels, head: Head) -> torch.Tenso
 
 
 def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    log_p, log_q = functional.log_softmax(teacher, -1), functional.log_softmax(student, -1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    log_p, log_q = log_softmax_columns(teacher), log_softmax_columns(student)
+    return (log_p.exp() * (log_p - log_q)).sum(-2)
 
 
 def cross_entropy_hard(student: torch.Tensor, labels: Labels, head: Head) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from limbeck.contracts import Head, LossEntry
-from limbeck.losses.shapes import check_rows
+from limbeck.losses.shapes import check_rows, log_softmax_columns
 
 
 def q_kl(student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head) -> torch.Tensor:
@@ -18,9 +18,8 @@ def q_kl(student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head) 
     The student's logits are not divided: it learns softmax(Q / tau) itself, so its greedy action is the teacher's.
     """
     teacher = check_rows(student, labels["params"])
-    log_p = functional.log_softmax(teacher / labels["temperature"], -1)
-    log_q = functional.log_softmax(student, -1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    log_p, log_q = log_softmax_columns(teacher / labels["temperature"]), log_softmax_columns(student)
+    return (log_p.exp() * (log_p - log_q)).sum(-2)
 
 
 def entropy_temperature(q: torch.Tensor, target: float) -> float:

@@ -1,0 +1,83 @@
+"""Evolution on return: it improves, it repeats, it continues, it counts its steps, its seeds are its own."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from limbeck import rollout, seeding, spaces, tasks
+from limbeck.contracts import Blueprint, Dense
+from limbeck.polish import evolution
+from limbeck.polish.evolution import Field, Search
+from limbeck.runtimes.numpy import NumpyPolicy
+
+TASK = tasks.resolve("CartPole-v1")
+SHAPES = {"head0.weight": (4, 2), "head0.bias": (2,)}
+
+
+def build(theta):
+    head = spaces.head_for(TASK.spec.action_space)
+    return NumpyPolicy(Blueprint(TASK.spec, head, (Dense(theta[:8].reshape(4, 2), theta[8:]),)))
+
+
+def field(**changes):
+    theta = np.zeros(10, np.float32)
+    base = Field(TASK, build, evolution.scales(SHAPES, theta), 0, 0, pairs=6, episodes=4, sigma=0.5, learning_rate=0.5,
+                 validate_every=2, validation_episodes=10)  # fmt: skip
+    return replace(base, **changes)
+
+
+def run(where, generations, start=None):
+    search = start or evolution.begin(where, np.zeros(10, np.float32))
+    for _ in range(generations):
+        search = evolution.generation(where, search)
+    return search
+
+
+def test_it_learns_to_balance_and_keeps_its_best():
+    first = evolution.begin(field(), np.zeros(10, np.float32))
+    search = run(field(), 10, first)
+    assert first.best_return < 30
+    assert search.best_return > 100
+    fresh = [seeding.episode_seed(0, "select", i) for i in range(50)]
+    assert rollout.play(build(search.best), TASK, fresh).returns.mean() > 60
+
+
+def test_it_repeats_and_continues_bit_for_bit():
+    whole, half = run(field(), 4), run(field(), 2)
+    stored = Search.from_arrays({k: np.array(v) for k, v in half.to_arrays().items()})
+    rest = run(field(), 2, stored)
+    assert np.array_equal(whole.theta, rest.theta)
+    assert np.array_equal(whole.best, rest.best)
+    assert (whole.env_steps, whole.generation, whole.best_return) == (rest.env_steps, rest.generation, rest.best_return)
+
+
+def test_every_step_is_on_the_bill(monkeypatch):
+    counted, real = [], rollout.play
+
+    def counting(*arguments, **options):
+        played = real(*arguments, **options)
+        counted.append((played.env_steps, [seeding.stage_of(s) for s in played.seeds.tolist()]))
+        return played
+
+    monkeypatch.setattr(rollout, "play", counting)
+    search = run(field(), 2)
+    assert search.env_steps == sum(steps for steps, _ in counted)
+    assert {stage for _, stages in counted for stage in stages} == {"polish"}
+
+
+def test_it_stops_at_the_target_at_the_limit_and_when_stale():
+    zero = np.zeros(1, np.float32)
+    search = Search(zero, zero, zero, zero, best_return=10.0, generation=3)
+    assert evolution.finished(search, 20, target_return=9.0)
+    assert evolution.finished(search, 3, target_return=99.0)
+    assert evolution.finished(replace(search, stale=evolution.PATIENCE), 20, 99.0)
+    assert not evolution.finished(search, 20, 99.0)
+
+
+def test_members_have_streams_of_their_own():
+    assert not np.array_equal(run(field(), 1).theta, run(field(member=1), 1).theta)
+
+
+def test_scales_follow_the_tensors():
+    theta = np.concatenate([np.full(8, 2.0), np.zeros(2)]).astype(np.float32)
+    assert evolution.scales(SHAPES, theta).tolist() == [2.0] * 8 + [np.float32(0.1)] * 2
