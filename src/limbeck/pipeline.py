@@ -37,11 +37,11 @@ def distill(
         here = learn.verify(run, task, teacher)  # is the teacher what it should be?
         family, imitated = learn.imitate_rounds(here)  # collect <> imitate, racing between rounds
         chosen, choice = learn.choose(here, family)  # one member of each size
-        chosen, *polished = learn.polish(here, family, chosen)  # on return, where imitation falls short
+        chosen, polished = learn.polish(here, family, chosen)  # on return, where imitation falls short
         chosen = ship.save_students(here, chosen)
         artifacts = ship.export(here, chosen)  # written, compiled, checked against golden sequences
         proofs = ship.prove(here, chosen, artifacts)  # the artefact itself plays
-        result = ship.conclude(here, chosen, artifacts, proofs, imitated, choice, (polished[0], polished[1]))
+        result = ship.conclude(here, chosen, artifacts, proofs, imitated, choice, polished)
         ship.present(here, chosen, result)  # video, page, manifest
     return result
 

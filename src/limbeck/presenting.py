@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck import storage
 from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
 from limbeck.errors import IncompleteError, InputError, printable
+
+if TYPE_CHECKING:
+    from limbeck.exporters import CheckRow
 
 
 def show(verb: str, result: Any, as_json: bool) -> int:
@@ -20,7 +23,7 @@ def show(verb: str, result: Any, as_json: bool) -> int:
     else:
         PRINTERS[verb](result)
     if verb == "check":
-        return InputError.exit_code if any(not row.ok for row in result) else 0
+        return InputError.exit_code if any(row.ok is False for row in result) else 0
     return IncompleteError.exit_code if isinstance(result, RunResult) and not result.complete else 0
 
 
@@ -29,7 +32,6 @@ def _run(result: RunResult) -> None:
 
     print()
     reporting.print_table(result)
-    print(reporting.headline(result))
 
 
 def _teacher(info: TeacherInfo) -> None:
@@ -73,9 +75,13 @@ def _artifacts(made: list[Artifact]) -> None:
         print(f"{artifact.target:<6} {artifact.size_bytes:>9,} bytes  {artifact.folder}{note}")
 
 
-def _checks(rows: list[Any]) -> None:
+def _checks(rows: list[CheckRow]) -> None:
     for row in rows:
-        print(f"{'ok  ' if row.ok else 'FAIL'} {printable(row)}")
+        word = {True: "ok", False: "FAIL", None: "-"}[row.ok]
+        measured = (
+            f"worst error {row.worst_error:.1e}, {row.actions_equal:.1%} same actions, " if row.ok is not None else ""
+        )
+        print(f"{word:<5}{row.target:<8}{measured}{printable(row.note)}")
 
 
 def _taught(result: Any) -> None:

@@ -90,7 +90,9 @@ class _Seating:
             deque(range((residue - number) % self._modulus, len(seeds), self._modulus))
             for residue in range(self._modulus)
         ]
-        self.sitting = (np.arange(slots) - number) % self._modulus  # lanes that never get a seed keep a row of their own
+        self.sitting = (
+            np.arange(slots) - number
+        ) % self._modulus  # lanes that never get a seed keep a row of their own
 
     @property
     def waiting(self) -> bool:

@@ -55,7 +55,7 @@ def prove(
     with storage.locked(duel.path.parent):
         found = proof.prove(
             duel.student, duel.teacher.policy, duel.task, member=duel.member, played_by=duel.played_by, bounds=duel.bounds,
-            settings=duel.settings, run_seed=duel.seed, teacher_mode=duel.mode, cache=proof.ReturnCache(duel.returns),
+            settings=duel.settings, run_seed=duel.seed, teacher_mode=duel.mode, cache=proof.ReturnCache(duel.returns, duel.teacher.info.sha256),
             previous=_stored(duel, tell),
         )  # fmt: skip
         storage.write_json(duel.path, {"proof": found, "claims": duel.claims})
@@ -74,7 +74,7 @@ def _from_files(student: str, recipe: Recipe, out: Path | None, tell: Tell) -> D
     seen = verification.verify(teacher, task, replace(recipe.verify, accept=True), recipe.seed)
     for note in seen.notes:
         tell("verify", note)
-    bounds, _ = proof.bounds_for(task, seen.evaluations, recipe.prove, recipe.seed)
+    bounds, _ = proof.bounds_for(task, seen.evaluations, recipe.prove, recipe.seed, seen.mode)
     path = out or Path("proof.json")
     claims = {"student": digest, "teacher": teacher.info.sha256, "task": task.name, "seed": str(recipe.seed)}
     return Duel(policy, played_by, Path(student).stem, teacher, task, seen.mode, seen.evaluations, bounds, recipe.prove, recipe.seed, path,
@@ -85,12 +85,12 @@ def _student(source: str, task: Task) -> tuple[Policy, str, str]:
     """A policy to be proved: an artefact folder plays itself, a file is loaded like any teacher."""
     folder = Path(source)
     if folder.is_dir():
-        target = next(iter(exporters.targets_in(folder)), None)
-        if target is None:
+        able = [row.target for row in exporters.check(folder) if row.ok]
+        if not able:
             raise InputError(
-                f"{source} is a folder without an artefact. Give artifacts/MEMBER of a run, or a policy file."
+                f"{source} holds no artefact that runs here. Give a policy file, or install what limbeck check {source} names."
             )
-        return exporters.load(folder, target), target, storage.sha256(folder / storage.MANIFEST)
+        return exporters.load(folder, able[0]), able[0], storage.sha256(folder / storage.MANIFEST)
     loaded = teachers.load(source, task.spec)
     return loaded.policy, "numpy", loaded.info.sha256
 

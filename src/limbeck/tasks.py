@@ -336,7 +336,7 @@ class VectorLanes:
         except gym.error.Error as error:
             if what == "reset" and "eed" in str(error):
                 raise InputError(
-                    f"the vector environment {self._task.name} takes no seed per lane, so its episodes cannot be repeated. Make it with vectorization_mode=\"sync\"."
+                    f'the vector environment {self._task.name} takes no seed per lane, so its episodes cannot be repeated. Make it with vectorization_mode="sync".'
                 ) from error
             raise EnvironmentFault(f"{self._task.name}: {printable(error)}. Mend the environment.") from error
         except Exception as error:

@@ -1,0 +1,124 @@
+"""Write a policy for its targets, and prove that each file says what the policy says.
+
+A target is a file of this folder with `export(blueprint, folder) -> Artifact`, `load(folder, contract) -> Policy` and
+`missing() -> str`; its name is the file's. Names are listed without importing, so a missing library hurts only its user.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from limbeck import storage
+from limbeck.contracts import Artifact, Blueprint, Policy
+from limbeck.errors import InputError, printable, unknown
+from limbeck.exporters import contract as contracts
+from limbeck.exporters import golden as goldens
+
+_PARTS = {"__init__", "ckernels", "contract", "golden"}  # files here that are no targets
+
+
+class Target(Protocol):
+    """What a target's file provides."""
+
+    def export(self, blueprint: Blueprint, folder: Path) -> Artifact: ...
+
+    def load(self, folder: Path, contract: contracts.Contract) -> Policy: ...
+
+    def missing(self) -> str:
+        """What this machine lacks to run the target, in words; empty when nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One target held against the golden rows."""
+
+    target: str
+    ok: bool | None  # None: not run here
+    worst_error: float
+    actions_equal: float  # share of rows
+    note: str = ""
+
+
+def targets() -> list[str]:
+    """The names that `export` takes."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in _PARTS)
+
+
+def export(
+    blueprint: Blueprint,
+    folder: Path,
+    targets: Sequence[str],
+    golden: goldens.Golden,
+    meta: Mapping[str, Any] | None = None,
+) -> list[Artifact]:
+    """Write `folder`: <target>/..., contract.json, golden rows, card, checksums. Each target is replayed at once.
+
+    Raises InputError where a file does not repeat the golden rows, or a library of a target is absent. The manifest is
+    written last: a folder without one is no artefact.
+    """
+    modules = {name: _module(name) for name in dict.fromkeys(targets)}
+    contracts.check_exportable(blueprint)
+    (folder / storage.MANIFEST).unlink(missing_ok=True)
+    artifacts = [module.export(blueprint, folder / name) for name, module in modules.items()]
+    contracts.write(blueprint, folder, tuple(modules), meta or {})
+    goldens.save(golden, folder / goldens.FILE, blueprint.spec, blueprint.view.keys)
+    replayed = [_replayed(artifact, folder, golden) for artifact in artifacts]
+    storage.write_manifest(folder)
+    return replayed
+
+
+def load(folder: Path, target: str) -> Policy:
+    """An exported file as a policy: it plays itself, not the student it came from."""
+    contract = contracts.read(folder)
+    if target not in contract.targets:
+        raise unknown("target", target, contract.targets)
+    return _module(target).load(folder / target, contract)
+
+
+def check(folder: Path) -> list[CheckRow]:
+    """Checksums first (InputError names a changed file), then every target that can run here against the golden rows.
+
+    C files are compiled and run: check only folders from people you trust.
+    """
+    contract = contracts.read(folder)
+    if not (folder / storage.MANIFEST).is_file():
+        raise InputError(
+            f"{printable(folder)} has no {storage.MANIFEST}: its export did not finish. Export the policy again."
+        )
+    changed = storage.check_manifest(folder)
+    if changed:
+        names = ", ".join(map(printable, changed))
+        raise InputError(f"{printable(folder)}: {names} is no longer what was exported. Export the policy again.")
+    golden = goldens.load(folder / goldens.FILE)
+    return [_check_target(folder, name, golden) for name in contract.targets]
+
+
+def _check_target(folder: Path, target: str, golden: goldens.Golden) -> CheckRow:
+    if missing := _module(target).missing():
+        return CheckRow(target, None, 0.0, 0.0, f"not run: {missing}")
+    result = goldens.compare(golden, load(folder, target))
+    return CheckRow(target, result.ok, result.worst_error, result.actions_equal, f"{golden.rows} golden rows")
+
+
+def _replayed(artifact: Artifact, folder: Path, golden: goldens.Golden) -> Artifact:
+    if not artifact.compiled:
+        return artifact
+    result = goldens.compare(golden, load(folder, artifact.target))
+    if not result.ok:
+        raise InputError(
+            f"the {artifact.target} file disagrees with its policy: error {result.worst_error:.2g}, same action in "
+            f"{result.actions_equal:.1%} of {golden.rows} golden rows. Allowed: {goldens.TOLERANCE:g} and all. Use another target."
+        )
+    note = f"repeats {golden.rows} golden rows, worst error {result.worst_error:.1e}"
+    return replace(artifact, note=f"{artifact.note}; {note}" if artifact.note else note)
+
+
+def _module(name: str) -> Target:
+    if name not in targets():
+        raise unknown("target", name, targets())
+    return cast(Target, importlib.import_module(f"limbeck.exporters.{name}"))

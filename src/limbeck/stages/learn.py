@@ -309,8 +309,16 @@ def choose(here: Scene, family: Family) -> tuple[list[Chosen], dict[str, Any]]:
 # ---------------------------------------------------------------- polish
 
 
-def polish(here: Scene, family: Family, chosen: Sequence[Chosen]) -> tuple[list[Chosen], int, float]:
-    """Evolve on return those small members whose estimate falls short of the target; (members, steps, seconds)."""
+@dataclass(frozen=True)
+class Cost:
+    """Environment steps and seconds of a stage."""
+
+    env_steps: int
+    seconds: float
+
+
+def polish(here: Scene, family: Family, chosen: Sequence[Chosen]) -> tuple[list[Chosen], Cost]:
+    """Evolve on return those small members whose estimate falls short of the target; the members, and what it cost."""
     settings, retain = here.run.recipe.polish, here.run.recipe.prove.retain
     goal = retain + (1 - retain) / 2 if retain < 1 else retain
     target = here.random_mean + goal * (here.teacher_mean - here.random_mean)
@@ -326,7 +334,7 @@ def polish(here: Scene, family: Family, chosen: Sequence[Chosen]) -> tuple[list[
         family.put(one.member.name, theta)
         finished.append(replace(one, blueprint=family.blueprint(one.member.name, here.task.name), polished=True))
         steps, seconds = steps + search.env_steps, seconds + time.perf_counter() - begin
-    return finished, steps, seconds
+    return finished, Cost(steps, seconds)
 
 
 def _search(here: Scene, family: Family, one: Chosen, target: float) -> evolution.Search:

@@ -15,9 +15,7 @@ from limbeck.proof import ReturnCache
 from limbeck.reporting.reading import build
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.runtimes.shadow import Shadowed
-from limbeck.stages.learn import Chosen, Progress, Scene
-
-PLAYERS = ("c", "numpy")  # who plays the proof, the first that can
+from limbeck.stages.learn import Chosen, Cost, Progress, Scene
 
 
 def save_students(here: Scene, chosen: Sequence[Chosen]) -> list[Chosen]:
@@ -65,11 +63,7 @@ def export_one(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence
                meta: Mapping[str, str]) -> list[Artifact]:  # fmt: skip
     """One policy to its targets, with golden sequences from states that it visits itself."""
     visited = golden.record(NumpyPolicy(blueprint), task, run_seed, golden_steps)
-    made = exporters.export(blueprint, folder, targets, visited, meta)
-    for row in exporters.check(folder):
-        if not row.ok:
-            raise exporters.failed(row)
-    return made
+    return exporters.export(blueprint, folder, targets, visited, meta)
 
 
 # ---------------------------------------------------------------- proof
@@ -93,7 +87,7 @@ def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequenc
 
     def fix() -> dict[str, Any]:
         run.tell("prove", "fixing floor and ceiling on seeds of their own")
-        bounds, steps = proof.bounds_for(here.task, here.evaluations, settings, here.seed)
+        bounds, steps = proof.bounds_for(here.task, here.evaluations, settings, here.seed, here.mode)
         return {"bounds": bounds, "env_steps": steps}
 
     fixed = run.record("bounds", fix)
@@ -134,7 +128,7 @@ def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: 
     """One member's verdict, and for every other target whether it shares it or earned its own."""
     able = players(one.blueprint, artifacts)
     (played_by, main), *others = able.items()
-    cache = ReturnCache(here.run.folder / "proofs" / "returns.json")
+    cache = ReturnCache(here.run.folder / "proofs" / "returns.json", here.teacher.info.sha256)
     shadowed = Shadowed(main, dict(others))
     found = prove_policy(here, shadowed, one.member.name, played_by, bounds, cache)
     notes, steps = {played_by: "played the proof"}, found.env_steps
@@ -180,7 +174,7 @@ def _latency(one: Chosen, artifacts: Sequence[Artifact]) -> dict[str, Latency]:
 
 def conclude(
     here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]], proved: Proved,
-    imitated: Progress, choice: Mapping[str, Any], polished: tuple[int, float],
+    imitated: Progress, choice: Mapping[str, Any], polished: Cost,
 ) -> RunResult:  # fmt: skip
     """result.json: everything the report, the table and --json tell."""
     run, seconds_of = here.run, lambda name: float(run.record(name, dict)["seconds"])
@@ -188,11 +182,11 @@ def conclude(
         verify_steps=sum(e.env_steps for e in here.evaluations.values()) + proved.bound_steps,
         collection_steps=imitated.collection_steps,
         race_steps=imitated.race_steps + int(choice["race_steps"]),
-        polish_steps=polished[0],
+        polish_steps=polished.env_steps,
         proof_steps=proved.proof_steps,
         teacher_queries=imitated.teacher_queries,
         gradient_steps=imitated.gradient_steps,
-        seconds=seconds_of("verify") + imitated.seconds + float(choice["seconds"]) + polished[1] + proved.seconds,
+        seconds=seconds_of("verify") + imitated.seconds + float(choice["seconds"]) + polished.seconds + proved.seconds,
         peak_memory_bytes=machine.peak_memory_bytes(),
     )
     members = [_member(one, artifacts[one.member.name], proved) for one in chosen]

@@ -129,7 +129,9 @@ class Stack:
         port, i = self.ports[task], self._index[task]
         arrays, position = {}, 0
         for (key, shape), size in zip(self.shapes.items(), self._sizes, strict=True):
-            arrays[key] = np.array(row[position : position + size].reshape(shape), np.float32)  # a copy: training goes on
+            arrays[key] = np.array(
+                row[position : position + size].reshape(shape), np.float32
+            )  # a copy: training goes on
             position += size
         layers: list[Layer] = []
         if self.architecture.recurrent:

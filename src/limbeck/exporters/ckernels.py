@@ -1,0 +1,192 @@
+"""The C text of the few routines a policy is made of; a policy carries only those it calls.
+
+Requirements that shaped it: the order of every sum is written in the source, so no fast-math is needed and the lane
+count of the machine changes nothing; weights lie in the order they are read; a plain C99 compiler sees plain loops
+over float, GCC and Clang on SIMD machines see the same loops over vectors; the code stays a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+WIDE = 16  # outputs from which a layer is computed over blocks of outputs, [in][out]
+DEEP = 16  # inputs from which a narrower layer is computed in 16 partial sums, [out][in]
+
+_VECTORS = """\
+#if defined(__GNUC__) && (defined(__SSE__) || defined(__ARM_NEON))
+#if defined(__AVX512F__)
+#define @P_LANES 16
+#elif defined(__AVX__)
+#define @P_LANES 8
+#else
+#define @P_LANES 4
+#endif
+typedef float @p_vec __attribute__((vector_size(@P_LANES * 4), aligned(4), may_alias));
+typedef int @p_mask __attribute__((vector_size(@P_LANES * 4)));
+#define @P_ALIGNED __attribute__((aligned(64)))
+#define @P_ZERO {0.0f}
+#define @P_RELU(v, zero) ((@p_vec)((@p_mask)(v) & ~(@p_mask)((zero) > (v))))
+#else
+#define @P_LANES 1
+typedef float @p_vec;
+#define @P_ALIGNED
+#define @P_ZERO 0.0f
+#define @P_RELU(v, zero) ((zero) > (v) ? (zero) : (v))
+#endif
+#define @P_LOAD(p) (*(const @p_vec *)(p))
+"""
+
+_NARROW = """
+/* y[o] = b[o] + sum_i w[o][i] x[i] in 16 partial sums, n_in >= 16 */
+static void @p_dense_narrow(const float *w, const float *b, const float *x, float *y, int n_in, int n_out)
+{
+    const int whole = n_in - n_in % 16;
+    int o, i, l;
+    for (o = 0; o < n_out; o++, w += n_in) {
+        @P_ALIGNED float t[16];
+        float sum;
+        for (l = 0; l < 16; l += @P_LANES) {
+            @p_vec s = @P_LOAD(x + l) * @P_LOAD(w + l);
+            for (i = 16; i < whole; i += 16)
+                s = @P_LOAD(x + i + l) * @P_LOAD(w + i + l) + s;
+            *(@p_vec *)(t + l) = s;
+        }
+        for (l = 0; l < 4; l++)
+            t[l] = (t[l] + t[l + 8]) + (t[l + 4] + t[l + 12]);
+        sum = ((t[0] + t[2]) + (t[1] + t[3])) + b[o];
+        for (i = whole; i < n_in; i++)
+            sum += w[i] * x[i];
+        y[o] = sum;
+    }
+}
+"""
+
+_SMALL = """
+/* y[o] = b[o] + sum_i w[o][i] x[i] */
+static void @p_dense_small(const float *w, const float *b, const float *x, float *y, int n_in, int n_out)
+{
+    int o, i;
+    for (o = 0; o < n_out; o++) {
+        float sum = b[o];
+        for (i = 0; i < n_in; i++)
+            sum += *w++ * x[i];
+        y[o] = sum;
+    }
+}
+"""
+
+_GRU = """
+/* h' = (1 - z) n + z h from the gates' inputs of x and of h, each [reset | update | new] */
+static void @p_gru(const float *from_x, const float *from_h, float *h, int n)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        const float r = 1.0f / (1.0f + expf(-(from_x[i] + from_h[i])));
+        const float z = 1.0f / (1.0f + expf(-(from_x[n + i] + from_h[n + i])));
+        const float c = tanhf(from_x[2 * n + i] + r * from_h[2 * n + i]);
+        h[i] = (1.0f - z) * c + z * h[i];
+    }
+}
+"""
+
+_ARGMAX = """
+/* index of the first greatest number; always in 0 .. n - 1, NaN or not */
+static int32_t @p_argmax(const float *v, int n)
+{
+    int i, best = 0;
+    for (i = 1; i < n; i++)
+        if (v[i] > v[best])
+            best = i;
+    return (int32_t)best;
+}
+"""
+
+_CLIP = """
+/* NaN passes, so that it is seen */
+static float @p_clip(float v, float low, float high)
+{
+    return v < low ? low : (v > high ? high : v);
+}
+"""
+
+ACTIVATIONS = {  # of one number v; comparisons are written so that NaN passes
+    "relu": "0.0f > v ? 0.0f : v",
+    "tanh": "tanhf(v)",
+    "sigmoid": "1.0f / (1.0f + expf(-v))",
+    "elu": "v > 0.0f ? v : expm1f(v)",
+    "leaky_relu": "v > 0.0f ? v : 0.01f * v",
+    "gelu": "0.5f * v * (1.0f + erff(v * 0.70710678f))",
+    "silu": "v / (1.0f + expf(-v))",
+    "hardtanh": "v < -1.0f ? -1.0f : (v > 1.0f ? 1.0f : v)",
+}
+LIBM = frozenset({"tanh", "sigmoid", "elu", "gelu", "silu", "gru", "squash"})
+
+
+def library(used: set[str]) -> str:
+    """The routines named in `used`: wide, narrow, small, gru, argmax, clip, and the activations."""
+    fixed = {"narrow": _NARROW, "small": _SMALL, "gru": _GRU, "argmax": _ARGMAX, "clip": _CLIP}
+    parts = [_VECTORS, _wide()] if "wide" in used else [_VECTORS]
+    parts += [text for name, text in fixed.items() if name in used]
+    parts += [_activation(name) for name in ACTIVATIONS if name in used]
+    return "".join(parts) if used & {"wide", "narrow"} else f"#define @P_ALIGNED\n{''.join(parts[1:])}"
+
+
+def _activation(name: str) -> str:
+    return f"""
+static void @p_{name}(float *y, int n)
+{{
+    int i;
+    for (i = 0; i < n; i++) {{
+        const float v = y[i];
+        y[i] = {ACTIVATIONS[name]};
+    }}
+}}
+"""
+
+
+def _wide() -> str:
+    blocks = "".join(_block(vectors) for vectors in (4, 2, 1))
+    return f"""
+/* y[o] = b[o] + sum_i w[i][o] x[i], two partial sums (even and odd i) per output, held in registers */
+static void @p_dense_wide(const float *w, const float *b, const float *x, float *y, int n_in, int n_out, int relu)
+{{
+    const @p_vec zero = @P_ZERO;
+    const int even = n_in - n_in % 2;
+    int o = 0, i;
+{blocks}    for (; o < n_out; o++) {{
+        float s = b[o], t = 0.0f;
+        for (i = 0; i < even; i += 2) {{
+            s = x[i] * w[i * n_out + o] + s;
+            t = x[i + 1] * w[(i + 1) * n_out + o] + t;
+        }}
+        if (even < n_in)
+            s = x[even] * w[even * n_out + o] + s;
+        s = s + t;
+        y[o] = relu && 0.0f > s ? 0.0f : s;
+    }}
+}}
+"""
+
+
+def _block(vectors: int) -> str:
+    """A block of `vectors` vectors of outputs."""
+    span = range(vectors)
+
+    def lines(template: str, indent: int) -> str:
+        return "".join(" " * indent + template.replace("#", str(v)) + "\n" for v in span)
+
+    return (
+        f"    for (; o + {vectors} * @P_LANES <= n_out; o += {vectors} * @P_LANES) {{\n"
+        "        const float *p = w + o;\n"
+        + lines("@p_vec s# = @P_LOAD(b + o + # * @P_LANES), t# = zero;", 8)
+        + "        for (i = 0; i < even; i += 2, p += 2 * n_out) {\n"
+        + lines("s# = x[i] * @P_LOAD(p + # * @P_LANES) + s#;", 12)
+        + lines("t# = x[i + 1] * @P_LOAD(p + n_out + # * @P_LANES) + t#;", 12)
+        + "        }\n        if (even < n_in) {\n"
+        + lines("s# = x[even] * @P_LOAD(p + # * @P_LANES) + s#;", 12)
+        + "        }\n"
+        + lines("s# = s# + t#;", 8)
+        + "        if (relu) {\n"
+        + lines("s# = @P_RELU(s#, zero);", 12)
+        + "        }\n"
+        + lines("*(@p_vec *)(y + o + # * @P_LANES) = s#;", 8)
+        + "    }\n"
+    )

@@ -1,0 +1,237 @@
+"""contract.json: everything somebody needs to feed an artefact and to read its answer, and the card that says it in words.
+
+Also the one description of the artefact's input: the flat observation [O] of the view's keys, in the view's order,
+one-hot where a part is discrete. `indices`, normaliser and history are inside the artefact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from limbeck import blueprints, spaces, storage
+from limbeck.contracts import Blueprint, Dense, Gru, Head, Spec, View
+from limbeck.errors import InputError, printable
+
+FORMAT = "limbeck-artifact-1"
+CONTRACT = "contract.json"
+README = "README.md"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a runtime needs to know about an artefact that plays."""
+
+    spec: Spec
+    head: Head
+    keys: tuple[str, ...] | None
+    targets: tuple[str, ...]
+
+
+# ---------------------------------------------------------------- the input
+
+
+def input_view(view: View) -> View:
+    """The part of a view that the caller applies: the keys. The rest is inside the artefact."""
+    return View(keys=view.keys)
+
+
+def input_layout(space: gym.Space[Any], keys: tuple[str, ...] | None) -> list[dict[str, Any]]:
+    """The parts of the flat input in order: key, offset, count, kind ("numbers" or "one-hot"), and bounds or start.
+
+    >>> input_layout(gym.spaces.Discrete(3, start=1), None)
+    [{'key': '', 'offset': 0, 'count': 3, 'kind': 'one-hot', 'start': 1}]
+    """
+    if isinstance(space, gym.spaces.Dict):
+        parts = [(key, space[key]) for key in (keys if keys is not None else sorted(space.spaces))]
+    else:
+        parts = [("", space)]
+    rows: list[dict[str, Any]] = []
+    for key, part in parts:
+        for entry in _entries(part):
+            offset = rows[-1]["offset"] + rows[-1]["count"] if rows else 0
+            rows.append({"key": key, "offset": offset, **entry})
+    return rows
+
+
+def _entries(space: gym.Space[Any]) -> list[dict[str, Any]]:
+    match space:
+        case gym.spaces.Discrete():
+            return [{"count": int(space.n), "kind": "one-hot", "start": int(space.start)}]
+        case gym.spaces.MultiDiscrete():
+            pairs = zip(space.nvec.reshape(-1), space.start.reshape(-1), strict=True)
+            return [{"count": int(n), "kind": "one-hot", "start": int(s)} for n, s in pairs]
+    described = spaces.to_json(space)
+    limits: dict[str, Any] = {k: described[k] for k in ("low", "high") if k in described}
+    return [{"count": int(np.prod(space.shape or ())), "kind": "numbers", "shape": list(space.shape or ()), **limits}]
+
+
+def action_count(head: Head) -> int:
+    """How many numbers one executed action has."""
+    return (
+        1
+        if head.kind in ("categorical", "q")
+        else len(head.sizes)
+        if head.kind == "multicategorical"
+        else sum(head.sizes)
+    )
+
+
+# ---------------------------------------------------------------- what may be exported
+
+
+def check_exportable(blueprint: Blueprint) -> None:
+    """Refuse policies whose numbers or shapes are wrong, before anything is written."""
+    blueprints.check(blueprint)
+    arrays = [a for layer in blueprint.layers for a in vars(layer).values() if isinstance(a, np.ndarray)]
+    if blueprint.normaliser is not None:
+        arrays += [blueprint.normaliser.mean, blueprint.normaliser.scale]
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise InputError(
+            f"policy {printable(blueprint.name)!r} holds NaN or infinite weights. Allowed: finite numbers. Export a sound checkpoint."
+        )
+    if blueprint.normaliser is not None and not (blueprint.normaliser.scale > 0).all():
+        raise InputError(
+            f"policy {printable(blueprint.name)!r} has a normaliser with scales <= 0. Allowed: positive ones. Export the statistics again."
+        )
+    if not blueprint.layers:
+        raise InputError(f"policy {printable(blueprint.name)!r} has no layers. Allowed: one or more.")
+
+
+# ---------------------------------------------------------------- contract.json
+
+
+def write(blueprint: Blueprint, folder: Path, targets: tuple[str, ...], meta: Mapping[str, Any]) -> None:
+    """contract.json and README.md of an artefact folder; `meta` is plain data such as the teacher's SHA-256."""
+    described = describe(blueprint, targets, meta)
+    storage.write_json(folder / CONTRACT, described)
+    storage.write_text(folder / README, _card(blueprint, described))
+
+
+def describe(blueprint: Blueprint, targets: tuple[str, ...], meta: Mapping[str, Any]) -> dict[str, Any]:
+    head, view, norm, space = blueprint.head, blueprint.view, blueprint.normaliser, blueprint.spec.observation_space
+    return {
+        "format": FORMAT,
+        "limbeck": version("limbeck"),
+        "name": blueprint.name,
+        "task": blueprint.spec.name,
+        "targets": list(targets),
+        "meta": storage.plain(meta),
+        "input": {
+            "name": "obs",
+            "dtype": "float32",
+            "size": spaces.flat_size(space, input_view(view)),
+            "parts": input_layout(space, view.keys),
+            "indices": None if view.indices is None else list(view.indices),
+            "history": view.history,
+            "normaliser": None if norm is None else {"mean": norm.mean, "scale": norm.scale, "clip": norm.clip},
+        },
+        "output": {
+            "action": "executed: offset, clipped, squashed and scaled as the environment wants it",
+            "dtype": "int" if head.discrete else "float32",
+            "size": action_count(head),
+            "params": head.width,
+            "deterministic": True,
+            "squash": "tanh" if head.kind in ("squashed", "tanh") else None,
+            "clip": not head.discrete and any(map(math.isfinite, (*head.low, *head.high))),
+        },
+        "memory": {
+            "kind": [*["history"] * (view.history > 1), *["gru"] * any(isinstance(x, Gru) for x in blueprint.layers)],
+            "reset": "before the first observation of every episode; that observation fills the history, hidden states are 0",
+        },
+        "network": [_layer_words(layer) for layer in blueprint.layers],
+        "parameters": blueprint.parameters,
+        "multiply_adds": blueprint.multiply_adds,
+        "head": blueprints.head_to_json(head),
+        "view": {"keys": view.keys, "indices": view.indices, "history": view.history},
+        "observation_space": spaces.to_json(space),
+        "action_space": spaces.to_json(blueprint.spec.action_space),
+    }
+
+
+def _layer_words(layer: Dense | Gru) -> str:
+    if isinstance(layer, Dense):
+        return f"dense {layer.weight.shape[0]}x{layer.weight.shape[1]} {layer.activation}"
+    return f"gru {layer.weight_x.shape[0]}x{layer.size}"
+
+
+def read(folder: Path) -> Contract:
+    """The contract of an artefact folder."""
+    if not (folder / CONTRACT).is_file():
+        raise InputError(f"{folder} holds no {CONTRACT}. Allowed: a folder that `limbeck export` wrote.")
+    data = storage.read_json(folder / CONTRACT)
+    try:
+        if data["format"] != FORMAT:
+            raise InputError(
+                f"{folder} was written in format {printable(data['format'])}, this version reads {FORMAT}. Update limbeck."
+            )
+        spec = Spec(
+            spaces.from_json(data["observation_space"]), spaces.from_json(data["action_space"]), str(data["task"])
+        )
+        keys = data["view"]["keys"]
+        head = blueprints.head_from_json(data["head"])
+        return Contract(spec, head, None if keys is None else tuple(keys), tuple(data["targets"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / CONTRACT} is damaged: {type(error).__name__} {printable(error)}. Export the policy again."
+        ) from error
+
+
+# ---------------------------------------------------------------- the card
+
+_USES = {
+    "c": """## C
+`c/policy.c` and `c/policy.h`, C99, float32, no allocation, no global state.
+
+    limbeck_state memory;                       /* one per robot */
+    float params[LIMBECK_PARAMS];
+    limbeck_action action[LIMBECK_ACTIONS];
+    limbeck_reset(&memory);                     /* at every episode's start */
+    limbeck_step(&memory, obs, params, action); /* obs: LIMBECK_OBS floats */
+
+Compile with `cc -O2 -c policy.c` (add `-lm` when linking). Numbers that are not finite: nothing crashes, discrete
+actions stay in their range, continuous actions may be NaN: test `action[i] != action[i]` where sensors can fail.
+""",
+    "onnx": """## ONNX
+`onnx/policy.onnx`, opset 17. Inputs `obs` [N, O]; with memory also `first` [N] (true where an episode begins) and
+`state_*`, to be fed back from the outputs `state_*_next`. Outputs `action` (executed) and `params`.
+""",
+    "numpy": """## numpy
+`numpy/policy.safetensors`: the weights, with the whole policy described in the metadata.
+""",
+}
+
+
+def _card(blueprint: Blueprint, described: Mapping[str, Any]) -> str:
+    rows = "".join(_part_row(part) for part in described["input"]["parts"])
+    uses = "\n".join(_USES[target] for target in described["targets"] if target in _USES)
+    return f"""# {_words(blueprint.name)} for {_words(blueprint.spec.name)}
+
+{blueprint.parameters:,} parameters, {blueprint.multiply_adds:,} multiply-adds per step, head `{blueprint.head.kind}`,
+deterministic. The normaliser, history, clipping and scaling are inside; the action is the executed one.
+
+Input: {described["input"]["size"]} float32 numbers.
+
+| key | from | count | kind |
+|---|---|---|---|
+{rows}
+{uses}
+`golden.safetensors` holds inputs and answers from visited states, resets included; `limbeck check FOLDER` replays them.
+`contract.json` states everything above for machines; `manifest.json` holds the SHA-256 of every file.
+"""
+
+
+def _part_row(part: Mapping[str, Any]) -> str:
+    return f"| {_words(part['key'] or 'observation')} | {part['offset']} | {part['count']} | {part['kind']} |\n"
+
+
+def _words(name: str) -> str:
+    """A name safe in Markdown: letters, digits and a few signs."""
+    return "".join(c if c.isalnum() or c in " _-.,:/=+" else "_" for c in name[:200])

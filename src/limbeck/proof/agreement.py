@@ -1,0 +1,97 @@
+"""Agreement, KL and regret on the student's own states: what a return cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from limbeck import distributions, rollout
+from limbeck.contracts import Array, Floats, Head, Observation, Policy, State, Task
+from limbeck.proof.eprocess import Reals
+
+RANDOM_KINDS = ("categorical", "multicategorical", "bernoulli", "gaussian", "squashed")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Means over the states that the student visited.
+
+    agreement          share of states with the same greedy action (discrete)
+    action_difference  mean |executed difference| in units of the action range; of 1 where there is none (continuous)
+    kl                 KL(teacher || student) in nats, where both heads describe distributions of one kind
+    regret             max Q_T - Q_T(s, a_S) of the teacher's own Q, exact, where its head is q
+    """
+
+    values: Mapping[str, float]
+    states: int
+    env_steps: int
+
+
+def fidelity(student: Policy, teacher: Policy, task: Task, seeds: Sequence[int]) -> Fidelity:
+    """Play the student greedily on `seeds` (of stage "fidelity") and let the teacher watch every state.
+
+    The teacher's memory follows the student's episodes, so recurrent teachers and histories are asked properly.
+    """
+    watcher = Watcher(student.head, teacher)
+    played = rollout.play(student, task, seeds, watch=watcher)
+    means = {name: float(np.mean(np.concatenate(rows))) for name, rows in watcher.measured.items()}
+    return Fidelity(means, played.env_steps, played.env_steps)
+
+
+@dataclass
+class Watcher:
+    """Asks the teacher about each vector step that the student takes."""
+
+    head: Head  # of the student
+    teacher: Policy
+    state: State | None = None
+    measured: dict[str, list[Reals]] = field(default_factory=dict)
+
+    def __call__(self, frame: rollout.Frame) -> None:
+        rows = frame.alive
+        output = self._ask(frame.obs, frame.first)
+        acted = output[1][rows]
+        for name, values in compare(self.teacher.head, output[0][rows], acted, self.head, frame.params[rows], frame.actions[rows]).items():  # fmt: skip
+            self.measured.setdefault(name, []).append(values)
+
+    def _ask(self, obs: Observation, first: Array) -> tuple[Floats, Array]:
+        """Rows and greedy executed actions of the teacher, its memory carried along."""
+        if self.state is None:
+            self.state = self.teacher.initial_state(len(first))
+        output = self.teacher(obs, self.state, first)
+        self.state = output.state
+        own = output.action if output.action is not None else distributions.act(self.teacher.head, output.params)
+        return output.params, own
+
+
+def compare(
+    teacher_head: Head, labels: Floats, taught: Array, student_head: Head, said: Floats, acted: Array
+) -> dict[str, Reals]:
+    """Measures of B states from the teacher's rows [B, W] and executed actions, and the student's.
+
+    Only what the heads allow is in the result.
+    """
+    count = len(labels)
+    left, right = taught.reshape(count, -1), acted.reshape(count, -1)
+    measures: dict[str, Reals] = {}
+    if teacher_head.discrete:
+        measures["agreement"] = (left == right).all(axis=1).astype(np.float64)
+    else:
+        measures["action_difference"] = _in_ranges(teacher_head, left, right)
+    same = (teacher_head.kind, teacher_head.sizes) == (student_head.kind, student_head.sizes)
+    if same and teacher_head.kind in RANDOM_KINDS:
+        measures["kl"] = distributions.kl(teacher_head, labels, said)
+    if teacher_head.kind == "q":
+        chosen = right[:, :1] - np.asarray(teacher_head.start or 0)
+        wide = labels.astype(np.float64)
+        measures["regret"] = wide.max(axis=1) - np.take_along_axis(wide, chosen.astype(np.int64), axis=1)[:, 0]
+    return measures
+
+
+def _in_ranges(head: Head, left: Array, right: Array) -> Reals:
+    low, high = (bound.astype(np.float64) for bound in distributions.bounds(head))
+    finite = np.isfinite(low) & np.isfinite(high) & (high > low)
+    scale = np.where(finite, np.where(finite, high, 1) - np.where(finite, low, 0), 1.0)
+    return (np.abs(left.astype(np.float64) - right) / scale).mean(axis=1)

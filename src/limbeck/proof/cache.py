@@ -1,0 +1,87 @@
+"""Returns that several proofs share: teacher and random play meet a proof's seeds once for the whole family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from limbeck import rollout, seeding, storage
+from limbeck.contracts import Episodes, Mode, Policy, Task
+from limbeck.errors import StorageError
+from limbeck.proof.eprocess import Reals
+
+Rows = dict[int, tuple[float, int]]  # seed -> return, steps
+
+
+class ReturnCache:
+    """Returns by (who plays, seed), in memory, and in one JSON file where a path is given.
+
+    `owner` says whose returns these are (a teacher's SHA-256): a file of another owner is refused.
+    """
+
+    def __init__(self, path: Path | None = None, owner: str = "") -> None:
+        self._path, self._owner = path, owner
+        self._played: dict[str, Rows] = {}
+        self.unbilled = 0  # steps played and not yet settled
+        if path is not None and path.exists():
+            self._read(path)
+
+    def returns(
+        self, label: str, policy: Policy | None, task: Task, run_seed: int, start: int, stop: int, mode: Mode
+    ) -> Reals:
+        """Returns [stop - start] of the proof's episodes start..stop-1; only those not stored are played.
+
+        `policy` None plays at random. `label` names who plays: two policies must never share one.
+        """
+        known = self._played.setdefault(f"{task.name}/{label}/seed {run_seed}", {})
+        seeds = proof_seeds(run_seed, start, stop)
+        missing = next((i for i, seed in enumerate(seeds) if seed not in known), len(seeds))
+        if missing < len(seeds):
+            played = play_proof(policy, task, run_seed, start + missing, stop, mode)
+            rows = zip(played.seeds.tolist(), played.returns.tolist(), played.lengths.tolist(), strict=True)
+            known.update({seed: (value, length) for seed, value, length in rows})
+            self.unbilled += played.env_steps
+            self._write()
+        return np.asarray([known[seed][0] for seed in seeds])
+
+    def settle(self) -> int:
+        """Steps played since the last settling: for the bill of the proof that asked for them.
+
+        Kept on disk until then, so that a proof that is killed and played again bills what an undisturbed one does.
+        """
+        steps, self.unbilled = self.unbilled, 0
+        if steps:
+            self._write()
+        return steps
+
+    def _write(self) -> None:
+        if self._path is not None:
+            content = {"owner": self._owner, "unbilled": self.unbilled, "played": self._played}
+            storage.write_json(self._path, content)
+
+    def _read(self, path: Path) -> None:
+        data = storage.read_json(path)
+        try:
+            owner, self.unbilled = str(data["owner"]), int(data["unbilled"])
+            self._played = {
+                label: {int(seed): (float(value), int(steps)) for seed, (value, steps) in rows.items()}
+                for label, rows in data["played"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StorageError(f"{path} is damaged: {error}. Remove it; its episodes are then played again.") from error
+        if owner != self._owner:
+            raise StorageError(f"{path} holds the returns of another teacher. Remove it, or choose another --out.")
+
+
+def proof_seeds(run_seed: int, start: int, stop: int) -> list[int]:
+    """Seeds of the proof's episodes start..stop-1, in the order in which they count."""
+    return [seeding.episode_seed(run_seed, "proof", i) for i in range(start, stop)]
+
+
+def play_proof(policy: Policy | None, task: Task, run_seed: int, start: int, stop: int, mode: Mode) -> Episodes:
+    """The proof's episodes start..stop-1: the same numbers however they are cut into calls. `policy` None: random."""
+    seeds = proof_seeds(run_seed, start, stop)
+    return rollout.play(
+        policy, task, seeds, mode="uniform" if policy is None else mode, run_seed=run_seed, number=start
+    )

@@ -1,0 +1,238 @@
+"""Play generated C: compile policy.c with a small driver into a shared library, load it, call it on whole batches.
+
+Compiling for the machine at hand (`native`) is faster but may round differently on another processor; proofs use the
+plain build. Playing an artefact runs its code: play only folders from people you trust.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import shlex
+import shutil
+import struct
+import subprocess  # a C compiler is a program
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck import spaces, storage
+from limbeck.contracts import Array, Head, Observation, PolicyOutput, Spec, State, View
+from limbeck.errors import InputError, printable
+from limbeck.runtimes.cdriver import DRIVER, MethodDef, bind_python
+
+BASE_FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
+NATIVE_FLAGS = ("-std=c99", "-O2", "-march=native", "-ffp-contract=fast")
+LINK_FLAGS = ("-shared", "-fPIC")
+COMPILE_SECONDS = 300
+
+
+# ---------------------------------------------------------------- the compiler
+
+
+def find_compiler() -> list[str] | None:
+    """The C compiler's command: CC where it is set, else cc, gcc or clang; None where there is none."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    if chosen:
+        return chosen if shutil.which(chosen[0]) else None
+    return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+
+
+def compiler() -> list[str]:
+    """The C compiler's command; InputError where there is none."""
+    found = find_compiler()
+    if found is None:
+        raise InputError(
+            "no C compiler was found. Allowed: cc, gcc or clang on PATH, or a command in CC. Install one of them."
+        )
+    return found
+
+
+def run_compiler(arguments: list[str]) -> None:
+    """Run the compiler; its first error line becomes an InputError."""
+    command = [*compiler(), *arguments]
+    try:
+        done = subprocess.run(  # noqa: S603  # the command is the user's own compiler, the arguments are ours
+            command, capture_output=True, text=True, timeout=COMPILE_SECONDS, env={**os.environ, "LC_ALL": "C"}
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(
+            f"{command[0]} did not finish: {printable(error)}. Set CC to a working C99 compiler."
+        ) from error
+    if done.returncode != 0:
+        lines = (
+            [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+        )
+        raise InputError(f"{command[0]} refused policy.c: {printable(lines[0])}. Set CC to a working C99 compiler.")
+
+
+def object_size(folder: Path) -> int | None:
+    """Bytes of code and constants that policy.c occupies when compiled for size; None without a compiler.
+
+    Read from the section table of an ELF object; other object formats count as the file's size.
+    """
+    if find_compiler() is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="limbeck-") as build:
+        target = Path(build) / "policy.o"
+        run_compiler(["-std=c99", "-Os", "-c", str((folder / "policy.c").resolve()), "-o", str(target)])
+        return _allocated(target.read_bytes())
+
+
+def _allocated(content: bytes) -> int:
+    if content[:4] != b"\x7fELF" or content[5] != 1:
+        return len(content)
+    wide = content[4] == 2
+    (table,) = struct.unpack_from("<Q" if wide else "<I", content, 40 if wide else 32)
+    size, count = struct.unpack_from("<HH", content, 58 if wide else 46)
+    total = 0
+    for i in range(count):
+        entry = table + i * size
+        kind, flags = struct.unpack_from("<IQ" if wide else "<II", content, entry + 4)
+        (length,) = struct.unpack_from("<Q" if wide else "<I", content, entry + (32 if wide else 20))
+        if flags & 2 and kind == 1:  # allocated program data: code and constants, no unwinding notes
+            total += length
+    return total
+
+
+# ---------------------------------------------------------------- the library
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded policy: sizes and the entry points of the driver."""
+
+    obs: int  # O
+    params: int  # W
+    actions: int  # A
+    state_bytes: int
+    memoryless: bool
+    reset: Callable[..., None]  # (rows, memory)
+    batch: Callable[..., None]  # (rows, obs, first, memory, params, actions)
+    method: MethodDef
+    session_bytes: int
+    action_offset: int  # of the action inside a session
+
+
+def build(folder: Path, native: bool = False) -> Library:
+    """Compile and load policy.c of a folder; the same text is compiled once per process."""
+    try:
+        texts = tuple((folder / name).read_text() for name in ("policy.h", "policy.c"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} holds no readable policy.c and policy.h ({printable(error)}). Export the policy again."
+        ) from error
+    return _build(texts, native, tuple(compiler()))
+
+
+@functools.cache
+def _build(texts: tuple[str, str], native: bool, command: tuple[str, ...]) -> Library:
+    found = re.search(r"^#ifndef ([A-Z0-9_]+)_POLICY_H$", texts[0], re.MULTILINE)
+    if found is None:
+        raise InputError("policy.h has no LIMBECK_POLICY_H guard: Limbeck did not write it. Export the policy again.")
+    prefix = found.group(1)
+    with tempfile.TemporaryDirectory(prefix="limbeck-") as place:
+        target, driver = Path(place) / "policy.so", Path(place) / "driver.c"
+        for name, text in zip(("policy.h", "policy.c"), texts, strict=True):
+            storage.write_text(Path(place) / name, text)
+        storage.write_text(driver, DRIVER.replace("@P", prefix).replace("@p", prefix.lower()))
+        flags = NATIVE_FLAGS if native else BASE_FLAGS
+        run_compiler([*flags, *LINK_FLAGS, str(driver), "-o", str(target), "-lm"])
+        try:
+            library = ctypes.CDLL(str(target))
+        except OSError as error:
+            raise InputError(
+                f"the compiled policy cannot be loaded: {printable(error)}. Set TMPDIR to a folder that allows execution."
+            ) from error
+    return _describe(library)
+
+
+def _describe(library: ctypes.CDLL) -> Library:
+    sizes = (ctypes.c_int * 6)()
+    library.driver_sizes(sizes)
+    library.driver_reset.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    library.driver_batch.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 5]
+    library.driver_reset.restype = library.driver_batch.restype = None
+    return Library(
+        obs=sizes[0], params=sizes[1], actions=sizes[2], state_bytes=sizes[3], memoryless=sizes[3] == 1,
+        reset=library.driver_reset, batch=library.driver_batch, method=bind_python(library),
+        session_bytes=sizes[4], action_offset=sizes[5],
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the policy
+
+
+class CPolicy:
+    """Compiled C that plays. Rows are independent of one another and of the batch: same row in, same bits out.
+
+    `action` of its output is the executed action that the C code itself chose.
+    """
+
+    def __init__(self, library: Library, spec: Spec, head: Head, keys: tuple[str, ...] | None = None) -> None:
+        self.library, self.spec, self.head = library, spec, head
+        self._view = View(keys=keys)
+        self._action_type = np.int32 if head.discrete else np.float32
+        if library.params != head.width or library.obs != spaces.flat_size(spec.observation_space, self._view):
+            raise InputError(
+                f"policy.c takes {library.obs} numbers and gives {library.params}; its contract says "
+                f"{spaces.flat_size(spec.observation_space, self._view)} and {head.width}. Export the policy again."
+            )
+        self._session = bytearray(library.session_bytes)
+        self._session_address = ctypes.addressof(ctypes.c_char.from_buffer(self._session))
+        self._action = np.frombuffer(self._session, self._action_type, library.actions, library.action_offset)
+        self.step: Callable[[Array], Any] = library.method.bind(
+            (self._session, self._action), not head.shape and head.discrete
+        )
+        self.reset()
+
+    def initial_state(self, batch: int) -> State:
+        if self.library.memoryless:
+            return {}
+        memory = np.zeros((batch, self.library.state_bytes), np.uint8)
+        self.library.reset(batch, memory.ctypes.data)
+        return {"memory": memory}
+
+    def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
+        return self.on_flat(spaces.flatten(obs, self.spec.observation_space, self._view), state, first)
+
+    def on_flat(self, flat: Array, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
+        """The same from flat float32 observations [B, O]."""
+        rows = len(flat)
+        params = np.empty((rows, self.library.params), np.float32)
+        actions = np.empty((rows, self.library.actions), self._action_type)
+        flat, first = np.ascontiguousarray(flat, np.float32), np.ascontiguousarray(first, bool)
+        after = {name: np.array(values, order="C") for name, values in state.items()}
+        memory = after["memory"].ctypes.data if after else None
+        self._check(flat, first, after)
+        self.library.batch(rows, flat.ctypes.data, first.ctypes.data, memory, params.ctypes.data, actions.ctypes.data)
+        executed = actions.astype(np.int64) if self.head.discrete else actions
+        return PolicyOutput(params, after, action=executed.reshape(rows, *self.head.shape))
+
+    def reset(self) -> None:
+        """Forget the memory that `step` keeps. `step(obs)` is the fast path from Python for one robot: a contiguous
+        float32 array [O] in; an int, or the array of the executed action (overwritten by the next step), out."""
+        self.library.reset(1, self._session_address)
+
+    def _check(self, flat: Array, first: Array, state: State) -> None:
+        rows, memory = len(flat), state.get("memory")
+        fits = memory is None if self.library.memoryless else memory is not None and memory.dtype == np.uint8
+        if memory is not None:
+            fits = fits and memory.shape == (rows, self.library.state_bytes)
+        if flat.shape != (rows, self.library.obs) or first.shape != (rows,) or not fits:
+            raise InputError(
+                f"a batch of {flat.shape} observations, {first.shape} first flags and state {list(state)} does not fit the "
+                f"policy: [B, {self.library.obs}], [B] and the state of its last output are allowed."
+            )
+
+
+def load(folder: Path, spec: Spec, head: Head, keys: tuple[str, ...] | None = None, *, native: bool = False) -> CPolicy:
+    """The policy.c of `folder`, compiled and ready to play."""
+    return CPolicy(build(folder, native), spec, head, keys)
