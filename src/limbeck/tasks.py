@@ -261,9 +261,8 @@ class VectorLanes:
         if self._idle.all():
             obs: Observation = empty_observation(self._task.spec, self.count)
         else:
-            obs, _ = self._call(
-                "reset", lambda: self._task.env.reset(seed=[max(seed, 0) for seed in self._seed.tolist()])
-            )  # type: ignore[arg-type]  # a list seeds the lanes
+            seeds: Any = [max(seed, 0) for seed in self._seed.tolist()]  # a list seeds each lane
+            obs, _ = self._call("reset", lambda: self._task.env.reset(seed=seeds))
         return Step(
             copy_observation(obs),
             np.zeros(self.count),
@@ -599,8 +598,10 @@ def take_rows(obs: Observation, rows: Any) -> Observation:
 def finite_rows(obs: Observation, batch: int) -> NDArray[np.bool_]:
     """[B] whether every number of a row is finite."""
     if isinstance(obs, dict):
-        parts = [finite_rows(column, batch) for column in obs.values()]
-        return np.stack(parts).all(axis=0) if parts else np.ones(batch, bool)
+        rows = np.ones(batch, bool)
+        for column in obs.values():
+            rows &= finite_rows(column, batch)
+        return rows
     if not np.issubdtype(obs.dtype, np.floating):
         return np.ones(batch, bool)
-    return np.asarray(np.isfinite(obs.reshape(batch, -1)).all(axis=1))
+    return np.asarray(np.isfinite(obs.reshape(batch, -1)).all(axis=1), bool).reshape(batch)

@@ -6,7 +6,7 @@ Importing this module loads neither torch nor gymnasium; each verb imports what 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,18 @@ def prove(
     from limbeck import standalone
 
     return standalone.prove(
-        student, teacher, env, retain, alpha, seed, max_episodes, normaliser, plan, out, list(options), say
+        student,
+        teacher,
+        env,
+        retain,
+        alpha,
+        seed,
+        max_episodes,
+        normaliser,
+        plan,
+        None if out is None else Path(out),
+        list(options),
+        say,
     )
 
 
@@ -164,13 +175,11 @@ def teach(
     """
     from limbeck import teaching
 
+    folder = Path(out or f"teachers/{env.replace('/', '-').replace(':', '-')}-{algorithm}")
     return teaching.teach(
-        env,
-        algorithm=algorithm,
-        env_steps=env_steps,
-        seed=seed,
-        out=Path(out or f"teachers/{env.replace('/', '-')}-{algorithm}"),
-    )
+        env, algorithm=algorithm, env_steps=env_steps, seed=seed, out=folder,
+        on_progress=lambda steps, mean: say("teach", f"{steps:,} steps  return {mean:.1f}"),
+    )  # fmt: skip
 
 
 def export(
@@ -231,7 +240,7 @@ def demo(out: str | Path = "runs/demo", *, seed: int = 0) -> RunResult:
     return distill(f"{PREFIX}ppo-lunar", "LunarLander-v3", [f"{size}@3" for size in sizes], out, seed=seed, retain=0.95)
 
 
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "distill": distill,
     "inspect": inspect,
     "teach": teach,

@@ -43,8 +43,8 @@ class Search:
     @staticmethod
     def from_arrays(arrays: Mapping[str, Array]) -> Search:
         best_return, generation, stale, env_steps = arrays["numbers"]
-        vectors = [np.array(arrays[key], np.float32) for key in ("theta", "mean", "square", "best")]
-        return Search(*vectors, float(best_return), int(generation), int(stale), int(env_steps))
+        theta, mean, square, best = (np.array(arrays[key], np.float32) for key in ("theta", "mean", "square", "best"))
+        return Search(theta, mean, square, best, float(best_return), int(generation), int(stale), int(env_steps))
 
 
 @dataclass(frozen=True)

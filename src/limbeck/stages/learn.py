@@ -53,6 +53,7 @@ class Scene:
     random_mean: float
     teacher_steps: float  # mean episode length
     evaluations: Mapping[str, Evaluation]
+    verify_seconds: float
 
     @property
     def seed(self) -> int:
@@ -89,6 +90,7 @@ def verify(run: Run, task: Task, teacher: Teacher) -> Scene:
         evaluations["random"].mean,
         best.env_steps / best.episodes,
         evaluations,
+        float(record["seconds"]),
     )
 
 

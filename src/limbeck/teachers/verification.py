@@ -88,12 +88,12 @@ def has_randomness(head: Head) -> bool:
 
 
 def better_mode(played: Mapping[str, Episodes]) -> Mode:
-    """Sampled play only if it beats greedy play by more than two standard errors on the same seeds."""
+    """Sampled play only if it beats greedy play by more than three standard errors on the same seeds."""
     if "sampled" not in played:
         return "greedy"
     gain = played["sampled"].returns - played["greedy"].returns
     error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
-    return "sampled" if gain.mean() > 2 * error else "greedy"
+    return "sampled" if gain.mean() > 3 * error else "greedy"
 
 
 def evaluate(policy: str, mode: Mode, episodes: Episodes, run_seed: int) -> Evaluation:
