@@ -1,7 +1,7 @@
 """LunarLander, mlp:32x32 to 95 % of the bundled teacher: environment steps and seconds, against a peer and the floor.
 
-Protocol: a checkpoint per round, each played on 400 fixed seeds outside the bill; the result of a collection is its
-first checkpoint from which retention >= .95 holds at all later ones; median and quartiles over ten collections.
+Protocol (`protocol.py`): a checkpoint per round, each played on 400 fixed seeds outside the bill; the result of a
+collection is its first checkpoint from which retention >= .95 holds at all later ones; median and quartiles.
 
     python benchmarks/lunarlander.py [--collections 10] [--peer] [--out benchmarks/results/lunarlander.json]
 """
@@ -14,16 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import protocol
 import torch
 from machine import machine
+from protocol import Checkpoint
 
-from limbeck import blueprints, collection, imitation, losses, objective, rollout, seeding, tasks
+from limbeck import blueprints, collection, imitation, losses, objective, rollout, tasks
 from limbeck.assets import bundled
-from limbeck.contracts import View
+from limbeck.contracts import Blueprint, View
 from limbeck.dataset import open_dataset
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.students import family as families
@@ -32,10 +36,10 @@ from limbeck.students.stack import Port
 
 HERE = Path(__file__).parent
 STUDENT, ROUNDS, STEPS, LANES, GRADIENT_STEPS, BATCH = "mlp:32x32", 6, 512, 2, 200, 512
-TARGET, EVALUATION_EPISODES = 0.95, 400
+PEER_SETTINGS = ("tuned", "default")  # the best of five tried for it, and what its users get
 
 
-def collect_once(task: tasks.EnvTask, teacher: NumpyPolicy, seed: int) -> list[dict[str, object]]:
+def collect_once(task: tasks.EnvTask, teacher: NumpyPolicy, seed: int) -> list[tuple[int, float, Blueprint]]:
     """One collection: after every round the steps and seconds so far, and the student as it then was."""
     head = losses.student_head("kl", teacher.head)
     port = Port(task.spec, View(), head, 8)
@@ -57,16 +61,8 @@ def collect_once(task: tasks.EnvTask, teacher: NumpyPolicy, seed: int) -> list[d
             pace = imitation.Pace(GRADIENT_STEPS, BATCH, rate, 1.0)
             imitation.imitate(family, {task.name: table}, objective.mixture("kl", 0.0), pace, number, seed)
             seconds, steps = seconds + time.perf_counter() - begin, steps + taken.env_steps
-            rounds.append({"env_steps": steps, "seconds": seconds, "policy": family.blueprint(name, task.name)})
+            rounds.append((steps, seconds, family.blueprint(name, task.name)))
     return rounds
-
-
-def first_lasting(rounds: list[dict[str, object]], retentions: list[float]) -> int | None:
-    """Index of the first checkpoint from which the target holds at all later ones."""
-    good = len(retentions)
-    while good and retentions[good - 1] >= TARGET:
-        good -= 1
-    return good if good < len(rounds) else None
 
 
 def floor_seconds(task: tasks.EnvTask, teacher: NumpyPolicy, env_steps: int, gradient_steps: int) -> dict[str, float]:
@@ -104,63 +100,72 @@ def quartiles(values: list[float]) -> dict[str, float]:
     return {"q25": float(low), "median": float(median), "q75": float(high)}
 
 
-def ours(collections: int) -> dict[str, object]:
+def ours(collections: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     task = tasks.resolve("LunarLander-v3")
     teacher = NumpyPolicy(blueprints.load(bundled("bundled:ppo-lunar"))[0])
-    seeds = [seeding.episode_seed(12345, "select", i) for i in range(EVALUATION_EPISODES)]
-    top = rollout.play(teacher, task, seeds).returns.mean()
-    bottom = rollout.play(None, task, seeds, mode="uniform").returns.mean()
+    top = rollout.play(teacher, task, protocol.SEEDS).returns.mean()
+    bottom = rollout.play(None, task, protocol.SEEDS, mode="uniform").returns.mean()
     collect_once(task, teacher, 999)  # warm-up: first-call costs of the libraries
-    reached, curves, ratios = [], [], []
+    results, curves, ratios = [], [], []
     for seed in range(collections):
         rounds = collect_once(task, teacher, seed)
-        whole = sum(floor_seconds(task, teacher, rounds[-1]["env_steps"], ROUNDS * GRADIENT_STEPS).values())
-        ratios.append(rounds[-1]["seconds"] / whole)
-        played = [rollout.play(NumpyPolicy(r["policy"]), task, seeds).returns.mean() for r in rounds]
-        retentions = [float((mean - bottom) / (top - bottom)) for mean in played]
-        curves.append(
-            [
-                {"env_steps": r["env_steps"], "seconds": r["seconds"], "retention": v}
-                for r, v in zip(rounds, retentions, strict=True)
-            ]
-        )
-        index = first_lasting(rounds, retentions)
-        reached.append(None if index is None else (rounds[index]["env_steps"], rounds[index]["seconds"]))
-        print(f"collection {seed}: {reached[-1]}  {[round(v, 3) for v in retentions]}", flush=True)
-    done = [r for r in reached if r is not None]
-    return {
-        "teacher_return": float(top), "random_return": float(bottom), "collections": collections, "reached": len(done),
-        "env_steps": quartiles([r[0] for r in done]), "seconds": quartiles([r[1] for r in done]),
-        "wall_over_floor": quartiles(ratios), "curves": curves,
-    }  # fmt: skip
+        env_steps, seconds, _ = rounds[-1]
+        ratios.append(seconds / sum(floor_seconds(task, teacher, env_steps, ROUNDS * GRADIENT_STEPS).values()))
+        means = [float(rollout.play(NumpyPolicy(b), task, protocol.SEEDS).returns.mean()) for _, _, b in rounds]
+        checkpoints = [
+            Checkpoint(n, s, m, protocol.retention(m, top, bottom)) for (n, s, _), m in zip(rounds, means, strict=True)
+        ]
+        results.append(protocol.first_lasting(checkpoints))
+        curves.append([asdict(c) for c in checkpoints])
+        print(f"collection {seed}: {results[-1]}", flush=True)
+    settings = {
+        "student": STUDENT,
+        "round_steps": STEPS,
+        "lanes": LANES,
+        "gradient_steps": GRADIENT_STEPS,
+        "batch": BATCH,
+    }
+    return {"teacher_return": float(top), "random_return": float(bottom), "settings": settings,
+            "summary": protocol.summary(results), "wall_over_floor": quartiles(ratios), "curves": curves}  # fmt: skip
+
+
+def peer(settings: str, collections: int) -> dict[str, Any]:
+    """imitation's DAgger in its own environment, in this same run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "peer.json"
+        script = str(HERE / "peers" / "imitation_dagger.py")
+        command = [
+            sys.executable,
+            script,
+            "--settings",
+            settings,
+            "--collections",
+            str(collections),
+            "--out",
+            str(path),
+        ]
+        subprocess.run(command, check=True)
+        found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--collections", type=int, default=10)
     parser.add_argument("--peer", action="store_true", help="run imitation's DAgger too, in its own environment")
-    parser.add_argument("--peer-collections", type=int, default=10)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "lunarlander.json")
     given = parser.parse_args()
-    result = {"machine": machine(), "protocol": __doc__, "limbeck": ours(given.collections)}
-    if given.peer:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "peer.json"
-            command = [
-                sys.executable,
-                str(HERE / "peers" / "imitation_dagger.py"),
-                "--collections",
-                str(given.peer_collections),
-                "--out",
-                str(path),
-            ]
-            subprocess.run(command, check=True)
-            peer = json.loads(path.read_text())
-        result["imitation_dagger"] = peer
+    result: dict[str, Any] = {"machine": machine(), "limbeck": ours(given.collections)}
+    mine = result["limbeck"]["summary"]
+    for settings in PEER_SETTINGS if given.peer else ():
+        theirs = peer(settings, given.collections)
+        ratios = {key: theirs["summary"][key]["median"] / mine[key]["median"] for key in ("env_steps", "seconds")}
+        result[f"imitation DAgger, {settings}"] = {**theirs, "median_over_limbeck": ratios}
+        print(f"imitation DAgger, {settings}: {theirs['summary']}  ratios {ratios}")
     given.out.parent.mkdir(exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in result["limbeck"].items() if k != "curves"}, indent=1))
+    print(json.dumps({k: result["limbeck"][k] for k in ("summary", "wall_over_floor")}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+"""Every published number again, one after the other, into benchmarks/results/ (about half an hour on two quiet cores)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COMMANDS = (["startup.py"], ["c_latency.py"], ["family.py"], ["lunarlander.py", "--peer"])
+
+
+def main() -> None:
+    for name, *flags in COMMANDS:
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, str(HERE / name), *flags], check=True)
+
+
+if __name__ == "__main__":
+    main()
