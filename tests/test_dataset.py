@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from limbeck.dataset import history_rows, open_dataset
-from limbeck.errors import InputError, StorageError
+from limbeck.errors import StorageError
 
 
 def columns(rows, seed=0):
@@ -43,7 +43,7 @@ def test_a_truncated_shard_is_named(tmp_path):
     data.add(0, columns(50), {})
     path = data.path(0)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(InputError, match=r"round-00000\.safetensors"):
+    with pytest.raises(StorageError, match=r"round-00000\.safetensors"):
         open_dataset(tmp_path, "t")
 
 

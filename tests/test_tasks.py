@@ -64,7 +64,7 @@ def test_a_fault_names_environment_step_and_seed(fault, words):
 
 
 def test_a_hang_ends_in_a_fault(monkeypatch):
-    monkeypatch.setattr(tasks.Watchdog, "limit_seconds", 0.6)
+    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 0.6)
     task = tasks.resolve(lambda: Faulty("hang"))
     with pytest.raises(EnvironmentFault, match=r"did not return within 0\.6 s"):
         rollout.play(None, task, seeds(2), mode="uniform")

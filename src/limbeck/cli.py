@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -40,40 +41,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json, debug = (_take(given, flag) for flag in ("--json", "--debug"))
     try:
         return _run(given, as_json)
-    except LimbeckError as error:
+    except (Exception, KeyboardInterrupt, _Terminated) as error:
         if debug:
-            raise
-        print(f"limbeck: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(
-            "\nlimbeck: interrupted. Finished rounds are saved; run the same command again to continue.",
-            file=sys.stderr,
-        )
-        return 130
-    except _Terminated:
-        print(
-            "limbeck: terminated. Finished rounds are saved; run the same command again to continue.", file=sys.stderr
-        )
-        return 143
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MemoryError:
-        print(
-            "limbeck: out of memory. Use fewer or smaller students, or fewer rounds; finished rounds are saved.",
-            file=sys.stderr,
-        )
-        return 5
-    except Exception as error:
-        if debug:
-            raise
-        kind, text = type(error).__name__, printable(" ".join(str(error).split()))
-        print(
-            f"limbeck: unexpected {kind}: {text}. This is a defect of Limbeck: run again with --debug and report the trace.",
-            file=sys.stderr,
-        )
-        return 1
+            traceback.print_exc()
+        code, text = _last_words(error)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more
+            print(f"limbeck: {' '.join(text.splitlines())}", file=sys.stderr)
+        return code
+
+
+def _last_words(error: BaseException) -> tuple[int, str]:
+    """Exit code and the one line that says what happened and what to do."""
+    if isinstance(error, LimbeckError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted. Finished rounds are saved; run the same command again to continue."
+    if isinstance(error, _Terminated):
+        return 143, "terminated. Finished rounds are saved; run the same command again to continue."
+    if isinstance(error, BrokenPipeError):
+        return 141, "the reader of the output went away. Finished rounds are saved; run the same command again."
+    if isinstance(error, MemoryError):
+        return 5, "out of memory. Use fewer or smaller students, or fewer rounds; finished rounds are saved."
+    kind, text = type(error).__name__, printable(" ".join(str(error).split()))
+    return (
+        1,
+        f"unexpected {kind}: {text}. This is a defect of Limbeck: run again with --debug and report the trace.",
+    )
 
 
 class _Terminated(BaseException):
@@ -98,10 +91,15 @@ def _run(given: list[str], as_json: bool) -> int:
     if call is None:
         return 0
     _prepare()
-    result = call()
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # for what environments print
+        result = call()
     from limbeck import presenting
 
-    return presenting.show(name, result, as_json)
+    try:
+        return presenting.show(name, result, as_json)
+    except BrokenPipeError:  # `| head`: the work is done, the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _prepare() -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from limbeck import storage
 from limbeck.contracts import Array, Observation
-from limbeck.errors import StorageError
+from limbeck.errors import InputError, StorageError
 
 OBS = "obs"  # column prefix: "obs" for arrays, "obs/KEY" for dict observations
 
@@ -47,9 +47,8 @@ class Dataset:
                 f"{self.folder} holds {self.rounds} rounds, round {round_number} does not follow. Start the run in a new --out."
             )
         path = self.path(round_number)
-        storage.write_arrays(
-            path, columns, {"limbeck": json.dumps(storage.plain({"task": self.task, "round": round_number, **meta}))}
-        )
+        text = json.dumps(storage.plain({"task": self.task, "round": round_number, **meta}))
+        storage.write_arrays(path, columns, {"limbeck": text, "digest": storage.digest(columns, text)})
         self._map(path)
 
     def column(self, name: str) -> Array:
@@ -76,24 +75,42 @@ class Dataset:
 
     def forget_from(self, round_number: int) -> None:
         """Drop rounds that a resumed run will play again."""
-        for path in sorted(self.folder.glob("round-*.safetensors"))[round_number:]:
-            path.unlink()
+        for path in self.folder.glob("round-*.safetensors"):
+            if path >= self.path(round_number):
+                path.unlink()
         del self.shards[round_number:], self.meta[round_number:]
 
     def _map(self, path: Path) -> None:
-        arrays, meta = storage.map_arrays(path)
+        try:
+            arrays, meta = storage.map_arrays(path)
+        except InputError as error:
+            raise _damaged(path, "it was cut or overwritten") from error
+        if meta.get("digest") != storage.digest(arrays, meta.get("limbeck", "")):
+            raise _damaged(path, "its content does not match its checksum")
         self.shards.append(arrays)
         self.meta.append(json.loads(meta["limbeck"]))
 
 
-def open_dataset(folder: Path, task: str) -> Dataset:
-    """The data set of a task inside a run's `dataset/` folder, with the rounds that are there."""
+def _damaged(path: Path, why: str) -> StorageError:
+    return StorageError(
+        f"{path} is damaged: {why}. Restore it from a copy, or start the run in a new --out; other rounds are untouched."
+    )
+
+
+def open_dataset(folder: Path, task: str, rounds: int | None = None) -> Dataset:
+    """The data set of a task inside a run's `dataset/` folder: the first `rounds` rounds, None: all that are there.
+
+    Later ones are dropped unread, for a resumed run plays them again. Every file is checked against its checksum.
+    """
     slug = re.sub(r"[^A-Za-z0-9_.-]", "_", task)
     dataset = Dataset(folder / slug, task)
-    for number, path in enumerate(sorted(dataset.folder.glob("round-*.safetensors"))):
-        if path != dataset.path(number):
-            raise StorageError(f"{dataset.folder} lacks round {number}. Start the run in a new --out.")
-        dataset._map(path)
+    if rounds is not None:
+        dataset.forget_from(rounds)
+    found = sorted(dataset.folder.glob("round-*.safetensors"))
+    for number in range(len(found) if rounds is None else rounds):
+        if dataset.path(number) not in found:
+            raise StorageError(f"{dataset.folder} lacks round {number}. Restore it, or start the run in a new --out.")
+        dataset._map(dataset.path(number))
     return dataset
 
 

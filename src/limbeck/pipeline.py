@@ -32,6 +32,7 @@ def distill(
     """From a teacher to a proved, exported family in one folder. Stopped anywhere, the same call continues."""
     recipe, task, teacher = _load(values, options, teacher_object, env_object, tell)
     folder = folder or default_folder(recipe, task)
+    runs.refuse_foreign(folder)
     with storage.locked(folder):
         run = runs.open_run(folder, recipe, tell)
         here = learn.verify(run, task, teacher)  # is the teacher what it should be?

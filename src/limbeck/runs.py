@@ -6,23 +6,21 @@ under way at a kill is played again, to the same result, because it depends on n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from limbeck import machine, recipes, storage
 from limbeck.contracts import Array
-from limbeck.errors import InputError, StorageError
+from limbeck.errors import InputError, StorageError, printable
 from limbeck.settings import Recipe
 
 RECIPE, IDENTITY, RESULT = "recipe.yaml", "run.json", "result.json"
 KEEP = 2  # checkpoints
+_BEFORE_THE_RECIPE = (storage.LOCK, storage.PROBE, IDENTITY)  # all that a run killed before its recipe was written left
 
 Tell = Callable[[str, str], None]  # (stage, what happened): progress for people
 
@@ -48,11 +46,31 @@ class Run:
         return dict(value)
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds other things than a run, before anything in it is touched."""
+    if folder.is_dir() and not (folder / RECIPE).exists():
+        foreign = [p.name for p in _listed(folder) if p.name not in _BEFORE_THE_RECIPE and not storage.is_aside(p)]
+        if foreign:
+            raise StorageError(
+                f"{folder} is not empty and holds no run, but {printable(sorted(foreign)[0])!r}. Choose another --out."
+            )
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be read: {error.strerror}. Choose another --out.") from error
+
+
 def open_run(folder: Path, recipe: Recipe, tell: Tell) -> Run:
     """Create the folder's identity, or check that it belongs to this recipe."""
     path = folder / RECIPE
     if path.exists():
-        changed = recipes.changed_keys(recipes.read(path), storage.plain(recipe))
+        stored = _stored_recipe(path)
+        if recipe.seconds is not None and recipe.seconds_rounds is None:  # the number a time limit became stands
+            recipe = replace(recipe, seconds_rounds=stored.get("seconds_rounds"))
+        changed = recipes.changed_keys(stored, storage.plain(recipe))
         if changed:
             raise StorageError(
                 f"{folder} was made by another recipe: {', '.join(changed)} differ{'s' * (len(changed) == 1)}. Choose another --out, or the same settings to continue."
@@ -64,13 +82,26 @@ def open_run(folder: Path, recipe: Recipe, tell: Tell) -> Run:
                 f"continued with limbeck {machine.versions()['limbeck']}, begun with {identity['versions']['limbeck']}",
             )
         return Run(folder, recipe, identity, tell)
-    if any(p.name not in (storage.LOCK, IDENTITY) for p in folder.iterdir()):
-        raise StorageError(f"{folder} is not empty and holds no run. Choose another --out.")
+    refuse_foreign(folder)
     identity = {"versions": machine.versions(), "machine": machine.describe(), "seed": recipe.seed, "threads": recipe.threads,
                 "teacher_sha256": recipe.teacher_sha256}  # fmt: skip
     storage.write_json(folder / IDENTITY, identity)
     recipes.write(path, recipe)
     return Run(folder, recipe, identity, tell)
+
+
+def _stored_recipe(path: Path) -> dict[str, Any]:
+    try:
+        return recipes.read(path)
+    except InputError as error:
+        raise StorageError(
+            f"{error} It belongs to the run in that folder: restore it, or choose another --out."
+        ) from error
+
+
+def fix_rounds(run: Run, rounds: int) -> None:
+    """Write the number of rounds that a time limit became into recipe.yaml, so that the recipe re-runs to the same."""
+    recipes.write(run.folder / RECIPE, replace(run.recipe, seconds_rounds=rounds))
 
 
 # ---------------------------------------------------------------- checkpoints of rounds
@@ -79,11 +110,14 @@ def open_run(folder: Path, recipe: Recipe, tell: Tell) -> Run:
 def save_checkpoint(
     folder: Path, stage: str, number: int, arrays: Mapping[str, Array], meta: Mapping[str, Any]
 ) -> None:
-    """Checkpoint after round `number`; older ones go only once this one was read back and verified."""
+    """Checkpoint after round `number`; others go only once this one was read back and verified."""
     path = _checkpoint(folder, stage, number)
-    storage.write_arrays(path, arrays, {"limbeck": json.dumps(storage.plain({**meta, "digest": _digest(arrays)}))})
+    text = json.dumps(storage.plain(meta))
+    storage.write_arrays(path, arrays, {"limbeck": text, "digest": storage.digest(arrays, text)})
     load_one(path)
-    for old in _checkpoints(folder, stage)[:-KEEP]:
+    present = _checkpoints(folder, stage)
+    until = present.index(path) + 1  # those after it were damaged, or this round would not have been played again
+    for old in present[: max(0, until - KEEP)] + present[until:]:
         old.unlink()
 
 
@@ -93,7 +127,7 @@ def load_checkpoint(folder: Path, stage: str, tell: Tell) -> tuple[int, dict[str
         try:
             arrays, meta = load_one(path)
         except (InputError, StorageError) as error:
-            tell("run", f"{path.name} is damaged and skipped: {error}")
+            tell("run", f"{path.name} is damaged and skipped, the one before it is used: {error}")
             continue
         return int(path.stem.rsplit("-", 1)[1]), arrays, meta
     return None
@@ -101,9 +135,10 @@ def load_checkpoint(folder: Path, stage: str, tell: Tell) -> tuple[int, dict[str
 
 def load_one(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     arrays, meta = storage.read_arrays(path)
-    values: dict[str, Any] = json.loads(meta["limbeck"])
-    if values["digest"] != _digest(arrays):
-        raise StorageError(f"{path} does not match its checksum.")
+    text = str(meta.get("limbeck"))
+    if meta.get("digest") != storage.digest(arrays, text):
+        raise StorageError("it does not match its checksum.")
+    values: dict[str, Any] = json.loads(text)
     return arrays, values
 
 
@@ -113,13 +148,6 @@ def drop_metrics(folder: Path, unwanted: Callable[[dict[str, Any]], bool]) -> No
     kept = [row for row in rows if not unwanted(row)]
     if len(kept) < len(rows):
         storage.write_text(folder / storage.METRICS, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def _digest(arrays: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
 
 
 def _checkpoint(folder: Path, stage: str, number: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from limbeck.errors import InputError, printable, unknown
 
+TIMED_ROUNDS = 2  # rounds that are timed before a time limit becomes a number of rounds
 DEFAULT_STUDENTS = ("mlp:64x64", "mlp:32x32", "mlp:16x16", "mlp:8x8", "mlp:16", "mlp:8", "mlp:4", "linear")
 
 
@@ -101,6 +102,7 @@ class Recipe:
     seed: int = 0
     env_steps: int | None = None  # budget of collection steps; None: rounds x steps
     seconds: float | None = None  # budget of imitation; becomes a number of rounds that is recorded
+    seconds_rounds: int | None = None  # that number, written into the run's recipe.yaml once it is known
     normaliser: str | None = None  # vec_normalize.pkl; None: one beside the teacher is used
     teacher_sha256: str | None = None
     threads: int = 1  # of torch; part of the run's identity
@@ -118,7 +120,7 @@ class Recipe:
 
 
 _RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1), "env_steps": (1, 10**10), "seconds": (0.1, 10**7), "threads": (1, 256), "history": (1, 1024),
+    "seed": (0, 2**31 - 1), "env_steps": (1, 10**10), "seconds": (0.1, 10**7), "seconds_rounds": (TIMED_ROUNDS, 10**9), "threads": (1, 256), "history": (1, 1024),
     "task.step_timeout": (0.1, 86400), "verify.episodes": (2, 100_000), "verify.random_episodes": (2, 100_000),
     "collect.slots": (1, 4096), "collect.steps": (1, 10**8), "collect.teacher_rounds": (0, 10**6), "collect.beta_rounds": (1, 10**6),
     "collect.trust": (0, 100), "collect.trust_share": (0, 1), "collect.random_share": (0, 1),

@@ -11,7 +11,7 @@ from typing import Any
 from limbeck import blueprints, exporters, proof, recipes, reporting, seeding, settings, storage, tasks, teachers
 from limbeck.assets import bundled
 from limbeck.contracts import Artifact, Bounds, Evaluation, Mode, Policy, Proof, RunResult, Task, Teacher
-from limbeck.errors import InputError, StorageError, unknown
+from limbeck.errors import InputError, StorageError, printable, unknown
 from limbeck.exporters import CheckRow
 from limbeck.reporting.reading import build
 from limbeck.runs import RECIPE, RESULT, Tell
@@ -39,6 +39,7 @@ class Duel:
     path: Path  # of the stored proof
     returns: Path  # of the cache of teacher and random returns
     claims: Mapping[str, str]  # what a stored proof must agree with to be continued
+    run: Path | None = None  # the run whose manifest lists the proof
 
 
 def prove(
@@ -49,16 +50,20 @@ def prove(
     given = settings.with_options({"teacher": teacher or "-", "env": env or "-"}, options)
     given["prove"] = {**given.get("prove", {}), "retain": retain, "alpha": alpha, "max_episodes": max_episodes}
     recipe = settings.recipe_from({**given, "seed": seed, "normaliser": normaliser})
+    tasks.watchdog.limit_seconds = recipe.task.step_timeout
     duel = _from_run(student, recipe, out, tell) if teacher is None else _from_files(student, recipe, out, tell)
     if plan:
         return _plan(duel)
-    with storage.locked(duel.path.parent):
+    lock = f".{duel.path.name}.lock"  # of this proof alone: other runs may be under way below the same folder
+    with storage.locked(duel.path.parent, lock, f".{duel.path.stem}*{storage.ASIDE}"):
         found = proof.prove(
             duel.student, duel.teacher.policy, duel.task, member=duel.member, played_by=duel.played_by, bounds=duel.bounds,
             settings=duel.settings, run_seed=duel.seed, teacher_mode=duel.mode, cache=proof.ReturnCache(duel.returns, duel.teacher.info.sha256),
             previous=_stored(duel, tell),
         )  # fmt: skip
         storage.write_json(duel.path, {"proof": found, "claims": duel.claims})
+        if duel.run is not None:
+            storage.write_manifest(duel.run)
     return found
 
 
@@ -85,7 +90,7 @@ def _student(source: str, task: Task) -> tuple[Policy, str, str]:
     """A policy to be proved: an artefact folder plays itself, a file is loaded like any teacher."""
     folder = Path(source)
     if folder.is_dir():
-        able = [row.target for row in exporters.check(folder) if row.ok]
+        able = sorted((row.target for row in exporters.check(folder) if row.ok), key=lambda target: target != "c")
         if not able:
             raise InputError(
                 f"{source} holds no artefact that runs here. Give a policy file, or install what limbeck check {source} names."
@@ -120,7 +125,7 @@ def _from_run(student: str, recipe: Recipe, out: Path | None, tell: Tell) -> Due
     )
     return Duel(policy, played_by, name, teacher, task, result.mode, result.evaluations, bounds, chosen, ran.seed,
                 out or folder / "proofs" / f"{name}.continued.json", folder / "proofs" / "returns.json",
-                {"member": name, "teacher": teacher.info.sha256, "task": task.name, "seed": str(ran.seed)})  # fmt: skip
+                {"member": name, "teacher": teacher.info.sha256, "task": task.name, "seed": str(ran.seed)}, folder)  # fmt: skip
 
 
 def _stored(duel: Duel, tell: Tell) -> Proof | None:
@@ -154,24 +159,53 @@ def _plan(duel: Duel) -> dict[str, Any]:
 
 def export(run: Path, members: Sequence[str], targets: Sequence[str], out: Path | None) -> list[Artifact]:
     """`limbeck export`: members of a run, or one policy file."""
-    if run.is_dir():
-        result = reporting.load_result(run)
-        task = tasks.resolve(result.task)
-        names = _members(result, members)
-        sources = [
-            (name, run / "students" / name / "policy.safetensors", (out or run / "artifacts") / name) for name in names
-        ]
-    else:
-        task = None
-        sources = [(run.stem, Path(bundled(str(run))), out or run.parent / f"{run.stem}-artifacts")]
-    made: list[Artifact] = []
-    for name, path, folder in sources:
-        blueprint = blueprints.load(path)[0]
-        where = task or tasks.resolve(blueprint.spec.name)
-        made += ship.export_one(
-            blueprint, where, folder, targets, 0, 256, {"member": name, "teacher_sha256": storage.sha256(path)}
+    run = Path(bundled(str(run)))
+    if not run.exists():
+        raise InputError(
+            f"nothing is at {printable(run)}. Give the folder of a run, or a policy file such as RUN/students/MEMBER/policy.safetensors."
         )
+    return _export_run(run, members, targets, out) if run.is_dir() else _export_file(run, targets, out)
+
+
+def _export_run(run: Path, members: Sequence[str], targets: Sequence[str], out: Path | None) -> list[Artifact]:
+    """Into the run itself (beside the targets that are there already, which are written again) or into `out`."""
+    result, recipe = _finished(run), settings.recipe_from(recipes.read(run / RECIPE))
+    task = tasks.resolve(recipe.env, **recipe.task.kwargs)
+    made: list[Artifact] = []
+    for name in _members(result, members):
+        blueprint = blueprints.load(run / "students" / name / "policy.safetensors")[0]
+        folder = (out or run / "artifacts") / name
+        wanted = targets if out else [*_present(folder), *targets]
+        meta = {"member": name, "teacher_sha256": result.teacher.sha256}
+        made += ship.export_one(blueprint, task, folder, wanted, recipe.seed, recipe.export.golden_steps, meta)
+    if out is None:
+        storage.write_manifest(run)
     return made
+
+
+def _present(folder: Path) -> Sequence[str]:
+    return exporters.contract.read(folder).targets if (folder / storage.MANIFEST).is_file() else ()
+
+
+def _export_file(path: Path, targets: Sequence[str], out: Path | None) -> list[Artifact]:
+    source = Path(bundled(str(path)))
+    if not source.is_file():
+        raise InputError(f"nothing at {path}. Give the folder of a run, or a policy file such as policy.safetensors.")
+    blueprint, provenance = blueprints.load(source)
+    folder = out or path.parent / f"{path.stem}-artifacts"
+    meta = {"member": path.stem, "policy_sha256": storage.sha256(source)}
+    if "teacher_sha256" in provenance:
+        meta["teacher_sha256"] = str(provenance["teacher_sha256"])
+    task = tasks.resolve(blueprint.spec.name)
+    return ship.export_one(blueprint, task, folder, targets, 0, Recipe.export.golden_steps, meta)
+
+
+def _finished(run: Path) -> RunResult:
+    if not (run / RESULT).is_file():
+        raise InputError(
+            f"{run} holds no {RESULT}. Give the folder of a run, or finish it by running its command again."
+        )
+    return reporting.load_result(run)
 
 
 def _members(result: RunResult, wanted: Sequence[str]) -> list[str]:
@@ -204,3 +238,11 @@ def check(folder: Path) -> list[CheckRow]:
         else [folder]
     )
     return [row for one in folders for row in exporters.check(one)]
+
+
+def report(run: Path) -> Path:
+    """`limbeck report`: the page of a finished run, written again."""
+    _finished(run)
+    page = reporting.write(run)
+    storage.write_manifest(run)
+    return page

@@ -27,7 +27,7 @@ from limbeck.contracts import Array
 from limbeck.errors import InputError, StorageError, printable
 
 ASIDE = ".limbeck-part"  # suffix of files not yet renamed; only these are ever cleaned up
-LOCK, MANIFEST, METRICS = "run.lock", "manifest.json", "metrics.jsonl"
+LOCK, MANIFEST, METRICS, PROBE = "run.lock", "manifest.json", "metrics.jsonl", ".write-probe"
 
 
 # ---------------------------------------------------------------- atomic files
@@ -113,6 +113,10 @@ def _storage_error(path: Path, error: OSError, size: int = 0) -> StorageError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(f"{path}: {what}. Choose a folder you may write to with --out.")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return StorageError(
+            f"{path}: {what}. A file stands where a folder is needed, or a folder where a file is: choose another --out."
+        )
     return StorageError(f"{path}: {what}. Check the disk, then run the same command again.")
 
 
@@ -131,6 +135,15 @@ def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays and metadata that `write_arrays` wrote, copied into memory."""
     arrays, meta = map_arrays(path)
     return {k: np.array(v) for k, v in arrays.items()}, meta
+
+
+def digest(arrays: Mapping[str, Array], text: str) -> str:
+    """SHA-256 of named arrays and a text."""
+    whole = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        whole.update(name.encode())
+        whole.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return whole.hexdigest()
 
 
 _DTYPES = {
@@ -211,16 +224,24 @@ def sha256(path: Path) -> str:
 
 def probe_writable(folder: Path) -> None:
     """Fail before any work if the folder cannot take files."""
-    path = folder / ".write-probe"
+    path = folder / PROBE
     write_bytes(path, b"ok")
     path.unlink()
 
 
+def is_aside(path: Path) -> bool:
+    """Whether a kill left this file before it was renamed."""
+    return path.name.startswith(".") and path.name.endswith(ASIDE)
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder; a second process is refused at once and told who holds it. The kernel frees it at any death."""
+def locked(folder: Path, name: str = LOCK, orphans: str = f"**/.*{ASIDE}") -> Iterator[None]:
+    """Hold the run folder; a second process is refused at once and told who holds it. The kernel frees it at any death.
+
+    `orphans` is the pattern of files that a killed process may have left and that are removed now.
+    """
     probe_writable(folder)
-    with (folder / LOCK).open("a+") as file:
+    with (folder / name).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -232,15 +253,15 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-        for orphan in folder.rglob(f".*{ASIDE}"):
+        for orphan in folder.glob(orphans):
             orphan.unlink(missing_ok=True)
         yield
 
 
 def write_manifest(folder: Path) -> None:
-    """SHA-256 of every file of the run, the manifest and the lock apart."""
+    """SHA-256 of every file of the run, the manifest and locks apart."""
     files = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.name not in (LOCK, MANIFEST) and not p.name.endswith(ASIDE)
+        p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.endswith((".lock", ASIDE))
     )
     write_json(folder / MANIFEST, {str(p.relative_to(folder)): sha256(p) for p in files})
 
@@ -272,4 +293,7 @@ def append_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged: {error}. Remove it: it holds the curves only, no student.") from error

@@ -179,8 +179,7 @@ class EnvLanes:
         seed = self._seeds(int(lane))
         self._seed[lane], self._age[lane] = (-1 if seed is None else seed), 0
         if seed is not None:
-            obs, _ = self._guard("reset", lane, lambda: self._envs[lane].reset(seed=int(seed)))
-            put_row(self._obs, lane, obs)
+            self._guard("reset", lane, lambda: put_row(self._obs, lane, self._envs[lane].reset(seed=int(seed))[0]))
 
     def _guard(self, what: str, lane: int, call: Callable[[], Any]) -> Any:
         watchdog.arm(f"{self._task.name}.{what}")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.assets import PREFIX, bundled
-from limbeck.errors import InputError
 
 if TYPE_CHECKING:
     from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
@@ -219,14 +218,9 @@ def report(run: str | Path) -> Path:
     Args:
         run: The run folder.
     """
-    from limbeck import reporting
+    from limbeck import standalone
 
-    folder = Path(run)
-    if not (folder / "result.json").is_file():
-        raise InputError(
-            f"{folder} holds no result.json. Give the folder of a run, or finish it by running its command again."
-        )
-    return reporting.write(folder)
+    return standalone.report(Path(run))
 
 
 def demo(out: str | Path = "runs/demo", *, seed: int = 0) -> RunResult:

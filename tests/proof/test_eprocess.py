@@ -15,7 +15,6 @@ REFERENCE = Path(__file__).parents[1] / "reference" / "confseq_betting.json"
 ALPHA = 0.05
 PROOFS = 2000
 LOOKS = 1000
-# a true rate of 5 % shows more than 125 claims in 2,000 with probability < 1 %; validity is checked with the plain 5 %
 CLAIMS_ALLOWED = int(ALPHA * PROOFS)
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -80,7 +79,10 @@ def test_a_student_that_crashes_in_three_percent_is_never_proved_at_99_percent()
     """True loss 12.5 against a margin of 4.5 (teacher 268, random -190)."""
 
     def crashing(rng, shape):
-        teacher, random = 268 + 20 * rng.standard_normal(shape), np.clip(-190 + 100 * rng.standard_normal(shape), -450, 50)
+        teacher, random = (
+            268 + 20 * rng.standard_normal(shape),
+            np.clip(-190 + 100 * rng.standard_normal(shape), -450, 50),
+        )
         student = np.where(rng.random(shape) < 0.03, -150.0, 268 + 20 * rng.standard_normal(shape))
         return student - 0.99 * np.minimum(teacher, 345) - 0.01 * random
 
@@ -92,7 +94,10 @@ def test_a_perfect_student_is_proved_within_the_episodes_the_design_expects(reta
     """LunarLander-like numbers: B = 900, teacher 268, random -190, the student's return equals the teacher's."""
 
     def perfect(rng, shape):
-        teacher, random = 268 + 20 * rng.standard_normal(shape), np.clip(-190 + 100 * rng.standard_normal(shape), -450, 50)
+        teacher, random = (
+            268 + 20 * rng.standard_normal(shape),
+            np.clip(-190 + 100 * rng.standard_normal(shape), -450, 50),
+        )
         return (1 - retain) * (teacher - random)
 
     ends = claims(perfect, 900.0, proofs=300)
@@ -157,7 +162,9 @@ def test_continuing_equals_one_long_run_bit_for_bit(cut):
 
 def test_closed_forms():
     state, path = eprocess.advance(eprocess.begin(2.0), np.full((10, 1), 0.1))
-    assert path[-1, 0] == pytest.approx(10 * math.log1p(0.95 * 0.1 / 2.0))  # a perfect student meets the largest bet only
+    assert path[-1, 0] == pytest.approx(
+        10 * math.log1p(0.95 * 0.1 / 2.0)
+    )  # a perfect student meets the largest bet only
     assert eprocess.threshold(0.05) == pytest.approx(math.log(20))
     assert eprocess.most_wealth(state, 0.1, 5) == pytest.approx(15 * math.log1p(0.95 * 0.1 / 2.0))
     assert eprocess.most_wealth(state, -3.0, 5) == pytest.approx(path[-1, 0])

@@ -21,6 +21,8 @@ width, m = BOUND + CEILING, BOUND / (BOUND + CEILING)
 x = (d + BOUND) / width
 predmix = np.minimum(lambda_predmix_eb(x, alpha=0.05), CAP / m)
 capital = betting_mart(x, m, alpha=0.05, theta=1, trunc_scale=CAP)
-largest = betting_mart(x, m, alpha=0.05, theta=1, trunc_scale=CAP, lambdas_fn_positive=lambda x, m: np.full(len(x), 1e9))
+largest = betting_mart(
+    x, m, alpha=0.05, theta=1, trunc_scale=CAP, lambdas_fn_positive=lambda x, m: np.full(len(x), 1e9)
+)
 values = {"lambdas": predmix / width, "differences": d, "capital": capital, "capital_at_the_cap": largest}
 print(json.dumps({"bound": BOUND, "cap": CAP} | {k: v.tolist() for k, v in values.items()}))

@@ -74,9 +74,7 @@ def test_the_fast_call_is_the_same_policy(name: str, tmp_path: Path) -> None:
         action = played.step(flat[row])
         assert np.array_equal(np.asarray(action).reshape(-1), output.action.reshape(-1))
         assert isinstance(action, int) == (name in ("categorical", "gru", "history"))
-        np.testing.assert_allclose(
-            distributions.act(policy.head, output.params), output.action, rtol=1e-6, atol=1e-6
-        )
+        np.testing.assert_allclose(distributions.act(policy.head, output.params), output.action, rtol=1e-6, atol=1e-6)
 
 
 def test_two_policies_of_one_text_do_not_share_memory(tmp_path: Path) -> None:

@@ -116,14 +116,14 @@ class Trial:
             self.reason = f"keeps >= {100 * self.settings.retain:g} % of the teacher at {100 * (1 - self.settings.alpha):g} % confidence after {n} episodes"
         elif n >= most:
             self.verdict, self.reason = "not proved", f"{have} after {n} episodes, the most allowed"
-        elif n >= FUTILITY_EPISODES and eprocess.most_wealth(self._claim, self._hope(), most - n) < needed:
+        elif n >= FUTILITY_EPISODES and eprocess.most_wealth(self._claim, self._hope(most - n), most - n) < needed:
             self.verdict = "not proved"
             self.reason = f"{have} after {n} episodes; given up, as it would hardly be proved within {most:,}"
 
-    def _hope(self) -> float:
-        """Asymptotic 99.9 % upper bound of the mean of D."""
+    def _hope(self, more: int) -> float:
+        """Asymptotic 99.9 % upper bound of the mean of D over that many more episodes."""
         mean, square = self._sums / self.episodes
-        return float(mean + FUTILITY_Z * math.sqrt(max(square - mean**2, 0.0) / self.episodes))
+        return float(mean + FUTILITY_Z * math.sqrt(max(square - mean**2, 0.0) * (1 / self.episodes + 1 / more)))
 
     def _outside(self, student: float, teacher: float, random: float) -> str:
         """Why this episode breaks the bounds; empty if it does not. Only the sides that D >= -B rests on count."""

@@ -283,6 +283,8 @@ def _encode_once(frames: Iterator[Picture], fps: float, crf: int) -> tuple[bytes
             for frame in _chain(first, frames):
                 writer.send(np.ascontiguousarray(frame))
                 count += 1
+        except OSError as error:  # the encoder died, its last words are in the message
+            raise CannotDraw(f"the video could not be encoded: {printable(error)}") from error
         finally:
             writer.close()
         return target.read_bytes(), count, (height, width)

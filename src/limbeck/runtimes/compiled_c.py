@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from limbeck import spaces, storage
 from limbeck.contracts import Array, Head, Observation, PolicyOutput, Spec, State, View
-from limbeck.errors import InputError, printable
+from limbeck.errors import InputError, StorageError, printable
 from limbeck.runtimes.cdriver import DRIVER, MethodDef, bind_python
 
 BASE_FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
@@ -70,6 +70,10 @@ def run_compiler(arguments: list[str]) -> None:
         lines = (
             [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
         )
+        if "No space left on device" in done.stderr:
+            raise StorageError(
+                f"{command[0]}: {printable(lines[0])}. Free space in {tempfile.gettempdir()}, then run the same command again."
+            )
         raise InputError(f"{command[0]} refused policy.c: {printable(lines[0])}. Set CC to a working C99 compiler.")
 
 

@@ -31,7 +31,7 @@ from limbeck.polish import evolution
 from limbeck.reporting.reading import build
 from limbeck.runs import Run
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.settings import CollectSettings, ImitateSettings
+from limbeck.settings import TIMED_ROUNDS, CollectSettings, ImitateSettings
 from limbeck.students import family as families
 from limbeck.students.family import Family
 from limbeck.students.grammar import MemberSpec, parse
@@ -161,10 +161,9 @@ def imitate_rounds(here: Scene) -> tuple[Family, Progress]:
     terms, done = terms_for(here), Progress(rounds=_planned_rounds(here))
     if (found := runs.load_checkpoint(run.folder, "round", run.tell)) is not None:
         family.from_arrays(found[1])
-        done = Progress(**found[2]["progress"])
+        done = replace(Progress(**found[2]["progress"]), rounds=done.rounds)
         run.tell("imitate", f"continuing after round {done.round} of {done.rounds or '?'}")
-    data = open_dataset(run.folder / "dataset", here.task.name)
-    data.forget_from(done.round)
+    data = open_dataset(run.folder / "dataset", here.task.name, done.round)
     runs.drop_metrics(run.folder, lambda row: row["stage"] in ROUND_STAGES and row["round"] >= done.round)
     while not done.rounds or done.round < done.rounds:
         done = _one_round(here, family, data, terms, done)
@@ -174,7 +173,7 @@ def imitate_rounds(here: Scene) -> tuple[Family, Progress]:
 def _planned_rounds(here: Scene) -> int:
     recipe = here.run.recipe
     if recipe.seconds is not None:
-        return 0
+        return recipe.seconds_rounds or 0
     if recipe.env_steps is None:
         return recipe.imitate.rounds
     return max(1, recipe.env_steps // min(recipe.collect.steps, recipe.env_steps))
@@ -184,7 +183,8 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     begin, number, recipe = time.perf_counter(), done.round, here.run.recipe
     port = family.ports[here.task.name]
     students = [NumpyPolicy(family.blueprint(member.name, here.task.name)) for member in family.members]
-    horizon = done.rounds or recipe.imitate.rounds
+    timed = recipe.seconds is not None and number < TIMED_ROUNDS  # their pace must not depend on the time they take
+    horizon = recipe.imitate.rounds if timed else done.rounds
     plan = round_plan(here, number, horizon)
     collected = collection.collect(here.task, here.teacher.policy, students, plan, number, here.seed)
     data.add(number, collected.columns, {"driver": plan.driver, "env_steps": collected.env_steps})
@@ -213,8 +213,9 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
         family.keep(raced)
         done = replace(done, race_steps=done.race_steps + steps)
     done = replace(done, seconds=done.seconds + time.perf_counter() - begin)
-    if not done.rounds and done.round >= 2:
+    if not done.rounds and done.round >= TIMED_ROUNDS:
         done = replace(done, rounds=_rounds_in_time(done, recipe.seconds or 0.0))
+        runs.fix_rounds(here.run, done.rounds)
     storage.append_metrics(here.run.folder, rows)
     runs.save_checkpoint(here.run.folder, "round", number, family.to_arrays(), {"progress": done})
     here.run.tell("imitate", f"round {done.round}/{done.rounds or '?'}  {done.collection_steps:,} steps  {len(family.members)} members  "
@@ -330,17 +331,15 @@ def polish(here: Scene, family: Family, chosen: Sequence[Chosen]) -> tuple[list[
         if not (settings.enabled and short):
             finished.append(one)
             continue
-        begin = time.perf_counter()
-        search = _search(here, family, one, target)
-        theta = search.best
-        family.put(one.member.name, theta)
+        search, spent = _search(here, family, one, target)
+        family.put(one.member.name, search.best)
         finished.append(replace(one, blueprint=family.blueprint(one.member.name, here.task.name), polished=True))
-        steps, seconds = steps + search.env_steps, seconds + time.perf_counter() - begin
+        steps, seconds = steps + search.env_steps, seconds + spent
     return finished, Cost(steps, seconds)
 
 
-def _search(here: Scene, family: Family, one: Chosen, target: float) -> evolution.Search:
-    """The evolution of one member, from its newest checkpoint to its end."""
+def _search(here: Scene, family: Family, one: Chosen, target: float) -> tuple[evolution.Search, float]:
+    """The evolution of one member, from its newest checkpoint to its end, and the seconds it took in all."""
     run, settings, name = here.run, here.run.recipe.polish, one.member.name
     stack, theta = family.stack_of(name), family.row(name)
     normaliser = family.normalisers.get(here.task.name)
@@ -354,7 +353,9 @@ def _search(here: Scene, family: Family, one: Chosen, target: float) -> evolutio
     )  # fmt: skip
     stage = f"polish-{name}"
     found = runs.load_checkpoint(run.folder, stage, run.tell)
+    begin, before = time.perf_counter(), float(found[2]["seconds"]) if found is not None else 0.0
     search = evolution.Search.from_arrays(found[1]) if found is not None else evolution.begin(field, theta)
+    spent = before
     runs.drop_metrics(
         run.folder,
         lambda row: row["stage"] == "polish" and row["member"] == name and row["generation"] > search.generation,
@@ -364,9 +365,10 @@ def _search(here: Scene, family: Family, one: Chosen, target: float) -> evolutio
         retention = here.retention(search.best_return)
         storage.append_metrics(run.folder, [{"stage": "polish", "generation": search.generation, "member": name,
                                              "return_mean": search.best_return, "retention": retention}])  # fmt: skip
-        runs.save_checkpoint(run.folder, stage, search.generation, search.to_arrays(), {})
+        spent = before + time.perf_counter() - begin
+        runs.save_checkpoint(run.folder, stage, search.generation, search.to_arrays(), {"seconds": spent})
         run.tell(
             "polish",
             f"{name}: generation {search.generation}/{settings.generations}  best {search.best_return:.1f}  about {100 * retention:.0f} %",
         )
-    return search
+    return search, spent

@@ -11,7 +11,7 @@ What they may return, by action space; integers are actions, floats are rows of 
     MultiBinary(n)  int [B, n]        actions          float [B, n]       logits
     Box(n)          float [B, *shape] actions; kind="tanh": numbers before tanh, then scaled to the bounds
                     float [B, 2n]     n means and n log standard deviations; kind="squashed": before tanh
-                    (mean, std)       two arrays [B, *shape]
+                    (mean, std)       two arrays [B, *shape]; kind="squashed": of the numbers before tanh
 
 They must be stateless: the same rows give the same answer, alone or among others. That is checked on a sample.
 """
@@ -220,8 +220,9 @@ def _interpret(parts: list[Array], space: gym.Space[Any], kind: str | None, name
     integers, width = parts[0].dtype.kind != "f", int(np.prod(parts[0].shape[1:]))
     if isinstance(space, gym.spaces.Box):
         n = int(np.prod(space.shape))
-        if len(parts) == 2 and all(int(np.prod(p.shape[1:])) == n for p in parts) and kind in (None, "gaussian"):
-            return spaces.head_for(space, "gaussian"), "mean and std"
+        both = len(parts) == 2 and all(int(np.prod(p.shape[1:])) == n for p in parts)
+        if both and kind in (None, "gaussian", "squashed"):
+            return spaces.head_for(space, "squashed" if kind == "squashed" else "gaussian"), "mean and std"
         two = kind in ("gaussian", "squashed") or (kind is None and width == 2 * n)
         head = spaces.head_for(space, _head_kind(kind, "gaussian" if two else "deterministic", name))
         if len(parts) == 1 and not integers and width == head.width:

@@ -1,0 +1,109 @@
+"""A tiny real run through the command line, and what must be the same however often it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limbeck import storage
+
+TEACHER = Path(__file__).parent / "fixtures" / "cartpole_ppo_sb3.zip"
+DRIVER = Path(__file__).parent / "kill_driver.py"
+PASSING = {"seconds", "peak_memory_bytes", "latency", "command"}  # differ from run to run
+TINY: dict[str, Any] = {
+    "teacher": str(TEACHER),
+    "env": "CartPole-v1",
+    "students": ["mlp:2@2", "linear@2"],
+    "task": {"kwargs": {"max_episode_steps": 60}},
+    "collect": {"steps": 128, "slots": 4},
+    "imitate": {"rounds": 5, "gradient_steps": 4},
+    "race": {"rounds": [2], "episodes": 2, "final_episodes": 4},
+    "polish": {"generations": 3, "pairs": 2, "episodes": 2, "validation_episodes": 4, "validate_every": 2},
+    "verify": {"episodes": 4, "random_episodes": 8},
+    "prove": {"max_episodes": 60, "chunk": 8, "bound_episodes": 10, "retain": 0.1},
+    "export": {"golden_steps": 32},
+}
+
+
+def tiny(folder: Path, **changes: Any) -> Path:
+    """A recipe file of about three seconds of work; nested tables are merged."""
+    values = dict(TINY)
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    wanted = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "limbeck.cli", *map(str, arguments)]
+
+
+def limbeck(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The real command line in a process of its own."""
+    options = {"env": environment(), "timeout": 120, **options}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, **options)
+
+
+def killed_at(point: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process that kills itself by SIGKILL at `point` (see kill_driver.py)."""
+    return subprocess.run(
+        [sys.executable, str(DRIVER), point, *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120, env=environment(),
+    )  # fmt: skip
+
+
+def last_line(stderr: str) -> str:
+    return stderr.strip().splitlines()[-1]
+
+
+# ---------------------------------------------------------------- what a run left
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Every file of the run by a digest of its content; clocks and memory are left out of the JSON ones."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = str(path.relative_to(folder))
+        if name in (storage.LOCK, storage.MANIFEST, "run.json", "report.html") or "latency-" in name:
+            continue
+        found[name] = _digest(path)
+    return found
+
+
+def students(folder: Path) -> dict[str, str]:
+    return {k: v for k, v in fingerprint(folder).items() if k.startswith("students/")}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file but the lock, byte for byte."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != storage.LOCK)
+    return {str(p.relative_to(folder)): storage.sha256(p) for p in files}
+
+
+def _digest(path: Path) -> str:
+    if "checkpoints" in path.parts:
+        arrays, meta = storage.read_arrays(path)
+        meaning = json.dumps(_timeless(json.loads(meta["limbeck"])))
+        return storage.digest(arrays, meaning)
+    if path.suffix == ".json" and "artifacts" not in path.parts:
+        return hashlib.sha256(json.dumps(_timeless(storage.read_json(path))).encode()).hexdigest()
+    return storage.sha256(path)
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k not in PASSING}
+    return [_timeless(v) for v in value] if isinstance(value, list) else value

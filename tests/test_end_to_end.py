@@ -1,0 +1,240 @@
+"""The verbs as their users call them, on real teachers and real environments, with small budgets.
+
+Films are made by the tests of reporting/video.py; here only the main run makes one, the others store a reason instead.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import limbeck
+from limbeck import cli, seeding, storage, tasks
+from limbeck.contracts import RunResult
+from limbeck.dataset import open_dataset
+from limbeck.reporting import load_result
+
+CARTPOLE = str(Path(__file__).parent / "fixtures" / "cartpole_ppo_sb3.zip")
+FAST = ("collect.steps=256", "imitate.rounds=3", "imitate.gradient_steps=80", "imitate.batch=128", "race.rounds=1,2", "race.episodes=2",
+        "race.final_episodes=4", "verify.episodes=8", "verify.random_episodes=40", "prove.max_episodes=40", "prove.bound_episodes=40",
+        "polish.enabled=False", "export.golden_steps=64")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quiet_process(monkeypatch, request):
+    """In this process the command line must not claim signals, and only the main run makes a film."""
+    monkeypatch.setattr(cli.signal, "signal", lambda *a: None)
+    monkeypatch.setattr(tasks.watchdog, "hard_exit", False)
+    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 60.0)
+    if "main" not in request.fixturenames:
+        monkeypatch.setattr("limbeck.reporting.side_by_side", _no_film)
+
+
+def _no_film(teacher, student, task, seed, path, *rest, **names):
+    storage.write_json(path.with_suffix(".json"), {"reason": "not filmed in this test"})
+
+
+def small(teacher, env, out, students=("mlp:8@2", "linear"), options=(), **arguments):
+    return limbeck.distill(teacher, env, list(students), out, options=[*FAST, *options], **arguments)
+
+
+def weights(folder):
+    """The bytes of every student's tensors, by name."""
+    files = sorted((folder / "students").glob("*/policy.safetensors"))
+    return {path.parent.name: [a.tobytes() for a in storage.read_arrays(path)[0].values()] for path in files}
+
+
+def metrics(folder, stage):
+    return [row for row in storage.read_metrics(folder) if row["stage"] == stage]
+
+
+def assert_sound(folder, result, collection_steps):
+    """What every finished run keeps: a bill that adds up, files that are there, a manifest that holds."""
+    assert isinstance(result, RunResult)
+    assert result.complete
+    bill, recipe = result.bill, yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert (
+        bill.collection_steps
+        == bill.teacher_queries
+        == open_dataset(folder / "dataset", result.task).rows
+        == collection_steps
+    )
+    assert bill.verify_steps > 0
+    assert bill.race_steps > 0
+    assert bill.proof_steps > 0
+    assert bill.seconds > 0
+    assert bill.peak_memory_bytes > 1e6
+    parts = (bill.verify_steps, bill.collection_steps, bill.race_steps, bill.polish_steps, bill.proof_steps)
+    assert bill.env_steps == sum(parts)
+    trained = sum(1 for row in metrics(folder, "imitate"))
+    assert bill.gradient_steps == trained * recipe["imitate"]["gradient_steps"]
+    assert load_result(folder) == result
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert storage.check_manifest(folder) == []
+    assert (
+        {p.name for p in (folder / "artifacts").iterdir()} == {m.name for m in result.members} == set(weights(folder))
+    )
+
+
+# ---------------------------------------------------------------- one run, looked at from all sides
+
+
+@pytest.fixture(scope="module")
+def main(tmp_path_factory):
+    """A whole run with its film: (folder, result)."""
+    folder = tmp_path_factory.mktemp("main") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.watchdog, "hard_exit", False)
+        options = ["collect.steps=500", "imitate.rounds=5", "imitate.gradient_steps=200", "collect.teacher_rounds=2"]
+        result = small(CARTPOLE, "CartPole-v1", folder, ("mlp:16x16@2", "mlp:8"), options, retain=0.8)
+    return folder, result
+
+
+@pytest.fixture
+def copied(main, tmp_path):
+    """A copy of the main run to be changed: (folder, result)."""
+    shutil.copytree(main[0], tmp_path / "run")
+    return tmp_path / "run", main[1]
+
+
+def test_a_run_keeps_what_it_says(main):
+    folder, result = main
+    assert_sound(folder, result, 2500)
+    assert [m.parameters for m in result.members] == sorted((m.parameters for m in result.members), reverse=True)
+    best = result.members[0]
+    assert best.proof is not None
+    assert best.proof.verdict == "proved", best.proof.reason
+    assert best.proof.played_by == "c"
+    assert best.proof.retention_low >= 0.8
+    assert set(best.proof.fidelity) == {"agreement", "kl"}
+    assert best.proof.fidelity["agreement"] > 0.7
+    assert set(best.latency) == {"c", "onnx", "numpy"}
+    assert (folder / "video.mp4").stat().st_size > 5_000
+    stages = {seeding.stage_of(seed) for seed in best.proof.seeds}
+    assert stages == {"proof"}, "no seed of a proof was seen by racing or selection"
+
+
+def test_the_same_settings_give_the_same_students_by_every_road(tmp_path, capsys):
+    calls = tmp_path / "python", tmp_path / "shell", tmp_path / "recipe"
+    result = small(CARTPOLE, "CartPole-v1", calls[0], seed=3)
+    options = [w for option in FAST for w in ("--options", option)]
+    assert cli.main(["distill", CARTPOLE, "--env", "CartPole-v1", "--students", "mlp:8@2", "linear", "--seed", "3", "--out", str(calls[1]),
+                     "--options", *FAST, "--json"]) == 0  # fmt: skip
+    said = json.loads(capsys.readouterr().out)
+    assert cli.main(["distill", str(calls[0] / "recipe.yaml"), "--out", str(calls[2])]) == 0
+    first, *others = (weights(folder) for folder in calls)
+    assert first
+    assert all(other == first for other in others)
+    assert said["members"][0]["name"] == result.members[0].name
+    again = load_result(calls[2])
+    assert (
+        again.bill.env_steps
+        == result.bill.env_steps
+        == said["bill"]["verify_steps"]
+        + sum(said["bill"][key] for key in ("collection_steps", "race_steps", "polish_steps", "proof_steps"))
+    )
+    assert [m.proof and m.proof.student_returns for m in again.members] == [
+        m.proof and m.proof.student_returns for m in result.members
+    ]
+    assert weights(calls[0]) != weights_of_other_seed(tmp_path), "the seed matters"
+    del options
+
+
+def weights_of_other_seed(tmp_path):
+    small(CARTPOLE, "CartPole-v1", tmp_path / "other", seed=4)
+    return weights(tmp_path / "other")
+
+
+def test_a_finished_run_is_told_again_without_playing(main, capsys, monkeypatch):
+    folder, result = main
+    monkeypatch.setattr("limbeck.rollout.play", _must_not_play)
+    assert cli.main(["distill", str(folder / "recipe.yaml"), "--out", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bill"]["proof_steps"] == result.bill.proof_steps
+
+
+def _must_not_play(*a, **k):
+    raise AssertionError("a finished run was played again")
+
+
+def test_check_and_report(copied, capsys):
+    folder, _ = copied
+    assert cli.main(["check", str(folder)]) == 0
+    assert capsys.readouterr().out.count("ok") == 4
+    (folder / "report.html").unlink()
+    assert cli.main(["report", str(folder)]) == 0
+    assert str(folder / "report.html") in capsys.readouterr().out.replace("\n", "")
+    assert "CartPole-v1" in (folder / "report.html").read_text()
+    assert storage.check_manifest(folder) == []
+    with (folder / "artifacts" / "mlp-8-s0" / "onnx" / "policy.onnx").open("ab") as stream:
+        stream.write(b"!")
+    assert cli.main(["check", str(folder)]) == 2
+    assert "policy.onnx" in capsys.readouterr().err
+
+
+def test_export_members_of_a_run(copied, capsys, tmp_path):
+    folder, result = copied
+    assert (
+        cli.main(
+            ["export", str(folder), "--members", "all", "--to", "c", "onnx", "numpy", "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {m.name for m in result.members}
+    assert cli.main(["check", str(tmp_path / "out" / "mlp-8-s0")]) == 0
+    assert capsys.readouterr().out.count("ok") == 3
+    assert cli.main(["export", str(folder), "--to", "numpy"]) == 0  # the smallest proved one, into the run itself
+    assert storage.check_manifest(folder) == []
+    assert cli.main(["check", str(folder)]) == 0
+    assert cli.main(["prove", f"{folder}:{result.members[0].name}", "--retain", ".8"]) == 0, (
+        "what was exported before still plays"
+    )
+    assert cli.main(["export", str(folder), "--members", "nobody"]) == 2
+
+
+def test_export_one_file(main, capsys, tmp_path):
+    policy = tmp_path / "policy.safetensors"
+    shutil.copy(main[0] / "students" / "mlp-8-s0" / "policy.safetensors", policy)
+    assert cli.main(["export", str(policy), "--to", "onnx"]) == 0
+    assert cli.main(["check", str(tmp_path / "policy-artifacts")]) == 0
+    assert "ok" in capsys.readouterr().out
+    assert cli.main(["export", str(tmp_path / "nothing.safetensors")]) == 2
+    assert "nothing.safetensors" in capsys.readouterr().err
+
+
+def test_prove_continues_the_stored_proof(copied, capsys):
+    folder, result = copied
+    name, stored = result.members[0].name, result.members[0].proof
+    more = limbeck.prove(f"{folder}:{name}", retain=0.9, max_episodes=120)
+    assert more.seeds[: stored.episodes] == stored.seeds
+    assert more.student_returns[: stored.episodes] == stored.student_returns
+    assert more.episodes > stored.episodes
+    assert more.env_steps > stored.env_steps
+    again = limbeck.prove(f"{folder}:{name}", retain=0.95, max_episodes=200)
+    assert again.episodes >= more.episodes
+    assert again.student_returns[: more.episodes] == more.student_returns
+    assert cli.main(["prove", f"{folder}:{name}", "--plan", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pilot_episodes"] == 32
+    assert cli.main(["prove", f"{folder}:nobody"]) == 2
+
+
+def test_prove_stands_alone(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    student = main[0] / "students" / "mlp-16x16-s0" / "policy.safetensors"
+    student = student if student.exists() else next((main[0] / "students").glob("mlp-16x16*/policy.safetensors"))
+    artifact = main[0] / "artifacts" / student.parent.name
+    common = ["--retain", ".7", "--max-episodes", "60", "--options", "prove.bound_episodes=40", "verify.episodes=10"]
+    assert cli.main(["prove", str(student), CARTPOLE, "CartPole-v1", *common, "--json"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert proof["verdict"] == "proved", proof["reason"]
+    assert proof["played_by"] == "numpy"
+    assert json.loads(Path("proof.json").read_text())["proof"]["seeds"] == proof["seeds"]
+    assert cli.main(["prove", str(artifact), CARTPOLE, "CartPole-v1", *common, "--out", "a.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["played_by"] == "c"
+    assert cli.main(["prove", str(artifact), CARTPOLE, "CartPole-v1", *common, "--out", "proof.json"]) == 5, (
+        "another claim's file"
+    )
+    assert cli.main(["prove", str(student), CARTPOLE, "CartPole-v1", *common, "--plan"]) == 0
+    assert "episodes" in capsys.readouterr().out
+    assert cli.main(["prove", str(student), CARTPOLE]) == 2
