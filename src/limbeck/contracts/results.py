@@ -1,0 +1,158 @@
+"""What a run hands to people: evaluations, proofs, artefacts, the bill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from limbeck.contracts.blueprint import Blueprint
+from limbeck.contracts.play import Bounds
+from limbeck.contracts.policies import Mode, Policy
+
+Verdict = Literal["proved", "not proved", "undecided"]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a run cost. Environment steps are counted in rollout.py and nowhere else."""
+
+    verify_steps: int = 0  # playing the teacher before distillation, random play for the floor
+    collection_steps: int = 0
+    race_steps: int = 0
+    polish_steps: int = 0
+    proof_steps: int = 0
+    teacher_queries: int = 0  # observations labelled
+    gradient_steps: int = 0  # optimiser steps times members trained
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @property
+    def env_steps(self) -> int:
+        return self.verify_steps + self.collection_steps + self.race_steps + self.polish_steps + self.proof_steps
+
+    def plus(self, **amounts: float) -> Bill:
+        """A new bill with the amounts added; the peak of memory is a maximum, not a sum."""
+        peak = max(self.peak_memory_bytes, int(amounts.pop("peak_memory_bytes", 0)))
+        return replace(self, peak_memory_bytes=peak, **{k: getattr(self, k) + v for k, v in amounts.items()})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A policy's return on a task with a confidence interval (95 %, bootstrap over episodes)."""
+
+    policy: str
+    mode: Mode
+    mean: float
+    low: float
+    high: float
+    episodes: int
+    env_steps: int
+    returns: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The verdict on one member, with everything needed to continue it."""
+
+    task: str
+    member: str
+    played_by: str  # "c", "onnx", "numpy": the artefact that took the actions
+    retain: float  # r
+    alpha: float
+    verdict: Verdict
+    reason: str
+    bounds: Bounds
+    seed_stream: str
+    seeds: tuple[int, ...]
+    student_returns: tuple[float, ...]
+    teacher_returns: tuple[float, ...]
+    random_returns: tuple[float, ...]
+    log_wealth: float
+    retention: float  # point estimate (mean S - mean R) / (mean T - mean R)
+    retention_low: float  # anytime-valid lower bound at level 1 - alpha
+    env_steps: int
+    fidelity: Mapping[str, float] = field(default_factory=dict)  # agreement, kl, regret on the student's own states
+
+    @property
+    def episodes(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported target in one folder."""
+
+    target: str
+    folder: Path
+    files: tuple[str, ...]
+    size_bytes: int  # of the file that ships
+    compiled: bool  # False: written, not proved here
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one step at batch 1, measured on the machine named in run.json."""
+
+    p50_seconds: float
+    p99_seconds: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class MemberReport:
+    """One row of the result: a family member, what it is, what it keeps, what it costs."""
+
+    name: str
+    spec: str
+    seed: int
+    parameters: int
+    size_bytes: int
+    multiply_adds: int
+    proof: Proof | None
+    latency: Mapping[str, Latency]
+    artifacts: Sequence[Artifact]
+    polished: bool = False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything a finished (or incomplete) run tells: what result.json holds and the report is drawn from."""
+
+    task: str
+    teacher: TeacherInfo
+    evaluations: Mapping[str, Evaluation]  # "greedy", "sampled" (where the head has randomness), "random"
+    mode: Mode  # the teacher's better mode
+    retain: float
+    alpha: float
+    members: Sequence[MemberReport]  # largest first
+    bill: Bill
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    complete: bool
+    command: str  # what to type to get this run again
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """What a teacher file turned out to be."""
+
+    path: str
+    format: str  # "sb3", "limbeck", "torch", "callable"
+    algorithm: str
+    sha256: str
+    stated: Mapping[str, Any] = field(default_factory=dict)  # what the file says in the open
+    unread: tuple[str, ...] = ()  # entries that hold code or pickles we did not open
+    notes: tuple[str, ...] = ()  # what was assumed or checked
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A loaded teacher: its policy and where it came from."""
+
+    policy: Policy
+    info: TeacherInfo
+    blueprint: Blueprint | None = None  # None for torch modules and callables
