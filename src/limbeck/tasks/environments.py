@@ -1,0 +1,138 @@
+"""Gymnasium environments, one by one: every episode starts by an explicit reset with its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.contracts import Array, Bounds, Lanes, SeedSource, Spec, Step
+from limbeck.errors import EnvironmentFault, printable
+from limbeck.tasks.hanging import watchdog
+from limbeck.tasks.observations import copy_observation, empty_observation, finite_rows, put_row
+
+
+@dataclass(frozen=True)
+class EnvTask:
+    """Episodes of a Gymnasium environment that `make` builds."""
+
+    name: str
+    spec: Spec
+    make: Callable[[], gym.Env[Any, Any]]
+    bounds: Bounds | None = None
+    max_lanes: int | None = None
+    has_answers: bool = False
+    notes: tuple[str, ...] = ()
+
+    def lanes(self, count: int, seeds: SeedSource, stream: bool = False) -> Lanes:
+        return EnvLanes(self, count, seeds)
+
+
+class EnvLanes:
+    """B single environments; a finished one is reset at once with the next seed, or idles."""
+
+    def __init__(self, task: EnvTask, count: int, seeds: SeedSource) -> None:
+        self._task, self.count, self._seeds = task, count, seeds
+        self._envs = [self._guard("building", -1, task.make) for _ in range(count)]
+        self._seed = np.full(count, -1, np.int64)
+        self._age = np.zeros(count, np.int64)
+        self._obs = empty_observation(task.spec, count)
+
+    def start(self) -> Step:
+        for lane in range(self.count):
+            self._restart(lane)
+        self._check_finite(np.zeros(self.count), self._seed >= 0)
+        nothing = np.zeros(self.count, bool)
+        return Step(
+            copy_observation(self._obs),
+            np.zeros(self.count),
+            nothing,
+            nothing.copy(),
+            nothing.copy(),
+            self._seed >= 0,
+            self._seed.copy(),
+        )
+
+    def step(self, actions: Array) -> Step:
+        reward = np.zeros(self.count)
+        terminated, truncated, first = (np.zeros(self.count, bool) for _ in range(3))
+        alive = self._seed >= 0
+        final = None
+        lane = 0
+        watchdog.arm(f"{self._task.name}.step")
+        try:
+            for lane in np.flatnonzero(alive).tolist():
+                obs, reward[lane], terminated[lane], truncated[lane], _ = self._envs[lane].step(actions[lane])
+                put_row(self._obs, lane, obs)
+        except KeyboardInterrupt:
+            if watchdog.expired:
+                raise watchdog.fault() from None
+            raise
+        except Exception as error:
+            raise self._fault("step", lane, error) from error
+        finally:
+            watchdog.disarm()
+        self._age[alive] += 1
+        self._check_finite(reward, alive)
+        ended = np.flatnonzero(terminated | truncated)
+        if len(ended):
+            final = copy_observation(self._obs)
+            for lane in ended.tolist():
+                self._restart(lane)
+                first[lane] = self._seed[lane] >= 0
+            self._check_finite(reward, self._seed >= 0)
+        return Step(copy_observation(self._obs), reward, terminated, truncated, alive, first, self._seed.copy(), final)
+
+    def answers(self) -> None:
+        return None
+
+    def render(self, lane: int) -> Array | None:
+        """The picture of one lane, if the environment was made to draw."""
+        frame = self._envs[lane].render()
+        return np.asarray(frame) if frame is not None else None
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+    def _restart(self, lane: int) -> None:
+        seed = self._seeds(int(lane))
+        self._seed[lane], self._age[lane] = (-1 if seed is None else seed), 0
+        if seed is not None:
+            self._guard("reset", lane, lambda: put_row(self._obs, lane, self._envs[lane].reset(seed=int(seed))[0]))
+
+    def _guard(self, what: str, lane: int, call: Callable[[], Any]) -> Any:
+        watchdog.arm(f"{self._task.name}.{what}")
+        try:
+            return call()
+        except KeyboardInterrupt:
+            if watchdog.expired:
+                raise watchdog.fault() from None
+            raise
+        except Exception as error:
+            raise self._fault(what, lane, error) from error
+        finally:
+            watchdog.disarm()
+
+    def _fault(self, what: str, lane: int, error: Exception) -> EnvironmentFault:
+        where = (
+            f" at step {self._age[lane]} of the episode with seed {self._seed[lane]}"
+            if lane >= 0 and what == "step"
+            else ""
+        )
+        return EnvironmentFault(
+            f"{self._task.name} raised {type(error).__name__} in {what}{where}: {printable(error)}. Mend the environment; finished rounds are kept."
+        )
+
+    def _check_finite(self, reward: NDArray[np.float64], alive: NDArray[np.bool_]) -> None:
+        bad = ~finite_rows(self._obs, self.count) | ~np.isfinite(reward)
+        if (bad & alive).any():
+            lane = int(np.flatnonzero(bad & alive)[0])
+            what = "reward" if not np.isfinite(reward[lane]) else "observation"
+            raise EnvironmentFault(
+                f"{self._task.name} returned a {what} that is not finite at step {self._age[lane]} of the episode with seed {self._seed[lane]}. Mend the environment; finished rounds are kept."
+            )
