@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from limbeck import storage
+from limbeck import cli, storage, tasks
 
 TEACHER = Path(__file__).parent / "fixtures" / "cartpole_ppo_sb3.zip"
 DRIVER = Path(__file__).parent / "kill_driver.py"
@@ -107,3 +109,35 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _timeless(v) for k, v in value.items() if k not in PASSING}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+# ---------------------------------------------------------------- the command line in this process
+
+
+Answer = tuple[int, str, str]  # exit code, standard output, standard error
+
+
+def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """`main` called here, where starting a process would only cost time; it must not claim this process's signals."""
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(tasks.watchdog, "hard_exit", False)
+    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 60.0)
+    monkeypatch.setattr("sys.path", list(sys.path))
+
+    def call(*arguments: str | Path) -> Answer:
+        code = cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def refusal(answer: Answer, code: int) -> str:
+    """The one line in which a refusal is told; it must stand alone, without a trace, with nothing on standard output."""
+    found, out, err = answer
+    assert found == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    lines = err.strip().splitlines()
+    assert [line for line in lines if line.startswith("limbeck: ")] == lines[-1:]
+    return lines[-1]

@@ -1,82 +1,18 @@
-"""The verbs as their users call them, on real teachers and real environments, with small budgets.
-
-Films are made by the tests of reporting/video.py; here only the main run makes one, the others store a reason instead.
-"""
+"""The verbs as their users call them, on real teachers and real environments, with small budgets."""
 
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
+from end_to_end_cases import CARTPOLE, FAST, assert_sound, metrics, small, weights
+from end_to_end_cases import quiet_process as quiet_process
 
 import limbeck
 from limbeck import cli, seeding, storage, tasks
-from limbeck.contracts import RunResult
 from limbeck.dataset import open_dataset
 from limbeck.reporting import load_result
-
-CARTPOLE = str(Path(__file__).parent / "fixtures" / "cartpole_ppo_sb3.zip")
-FAST = ("collect.steps=256", "imitate.rounds=3", "imitate.gradient_steps=80", "imitate.batch=128", "race.rounds=1,2", "race.episodes=2",
-        "race.final_episodes=4", "verify.episodes=8", "verify.random_episodes=40", "prove.max_episodes=40", "prove.bound_episodes=40",
-        "polish.enabled=False", "export.golden_steps=64")  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _quiet_process(monkeypatch, request):
-    """In this process the command line must not claim signals, and only the main run makes a film."""
-    monkeypatch.setattr(cli.signal, "signal", lambda *a: None)
-    monkeypatch.setattr(tasks.watchdog, "hard_exit", False)
-    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 60.0)
-    if "main" not in request.fixturenames:
-        monkeypatch.setattr("limbeck.reporting.side_by_side", _no_film)
-
-
-def _no_film(teacher, student, task, seed, path, *rest, **names):
-    storage.write_json(path.with_suffix(".json"), {"reason": "not filmed in this test"})
-
-
-def small(teacher, env, out, students=("mlp:8@2", "linear"), options=(), **arguments):
-    return limbeck.distill(teacher, env, list(students), out, options=[*FAST, *options], **arguments)
-
-
-def weights(folder):
-    """The bytes of every student's tensors, by name."""
-    files = sorted((folder / "students").glob("*/policy.safetensors"))
-    return {path.parent.name: [a.tobytes() for a in storage.read_arrays(path)[0].values()] for path in files}
-
-
-def metrics(folder, stage):
-    return [row for row in storage.read_metrics(folder) if row["stage"] == stage]
-
-
-def assert_sound(folder, result, collection_steps):
-    """What every finished run keeps: a bill that adds up, files that are there, a manifest that holds."""
-    assert isinstance(result, RunResult)
-    assert result.complete
-    bill, recipe = result.bill, yaml.safe_load((folder / "recipe.yaml").read_text())
-    assert (
-        bill.collection_steps
-        == bill.teacher_queries
-        == open_dataset(folder / "dataset", result.task).rows
-        == collection_steps
-    )
-    assert bill.verify_steps > 0
-    assert bill.race_steps > 0
-    assert bill.proof_steps > 0
-    assert bill.seconds > 0
-    assert bill.peak_memory_bytes > 1e6
-    parts = (bill.verify_steps, bill.collection_steps, bill.race_steps, bill.polish_steps, bill.proof_steps)
-    assert bill.env_steps == sum(parts)
-    trained = sum(1 for row in metrics(folder, "imitate"))
-    assert bill.gradient_steps == trained * recipe["imitate"]["gradient_steps"]
-    assert load_result(folder) == result
-    assert (folder / "report.html").stat().st_size > 10_000
-    assert storage.check_manifest(folder) == []
-    assert (
-        {p.name for p in (folder / "artifacts").iterdir()} == {m.name for m in result.members} == set(weights(folder))
-    )
-
 
 # ---------------------------------------------------------------- one run, looked at from all sides
 
@@ -119,7 +55,6 @@ def test_a_run_keeps_what_it_says(main):
 def test_the_same_settings_give_the_same_students_by_every_road(tmp_path, capsys):
     calls = tmp_path / "python", tmp_path / "shell", tmp_path / "recipe"
     result = small(CARTPOLE, "CartPole-v1", calls[0], seed=3)
-    options = [w for option in FAST for w in ("--options", option)]
     assert cli.main(["distill", CARTPOLE, "--env", "CartPole-v1", "--students", "mlp:8@2", "linear", "--seed", "3", "--out", str(calls[1]),
                      "--options", *FAST, "--json"]) == 0  # fmt: skip
     said = json.loads(capsys.readouterr().out)
@@ -139,7 +74,6 @@ def test_the_same_settings_give_the_same_students_by_every_road(tmp_path, capsys
         m.proof and m.proof.student_returns for m in result.members
     ]
     assert weights(calls[0]) != weights_of_other_seed(tmp_path), "the seed matters"
-    del options
 
 
 def weights_of_other_seed(tmp_path):
@@ -238,3 +172,84 @@ def test_prove_stands_alone(main, tmp_path, monkeypatch, capsys):
     assert cli.main(["prove", str(student), CARTPOLE, "CartPole-v1", *common, "--plan"]) == 0
     assert "episodes" in capsys.readouterr().out
     assert cli.main(["prove", str(student), CARTPOLE]) == 2
+
+
+def test_a_student_teaches_in_its_turn(main, tmp_path):
+    best = main[1].members[0].name
+    teacher = main[0] / "students" / best / "policy.safetensors"
+    result = small(
+        teacher,
+        "CartPole-v1",
+        tmp_path / "run",
+        ["mlp:16x16"],
+        ["collect.steps=500", "imitate.rounds=5", "imitate.gradient_steps=200"],
+        retain=0.5,
+    )
+    assert result.teacher.format == "limbeck"
+    assert result.teacher.stated["teacher_sha256"] == main[1].teacher.sha256, "whose student the teacher is"
+    assert result.members[0].proof.verdict == "proved", result.members[0].proof.reason
+
+
+# ---------------------------------------------------------------- drivers, budgets, races, polish
+
+
+@pytest.mark.parametrize(
+    ("driver", "codes"), [("teacher", {0}), ("student", {0, 1}), ("beta", {0, 1}), ("trb", {0, 3})]
+)
+def test_drivers(tmp_path, driver, codes):
+    result = small(
+        CARTPOLE, "CartPole-v1", tmp_path / "run", ["mlp:8@2"], [f"collect.driver={driver}", "export.targets=c"]
+    )
+    assert_sound(tmp_path / "run", result, 768)
+    stored = open_dataset(tmp_path / "run" / "dataset", "CartPole-v1")
+    assert set(np.unique(stored.column("driver")).tolist()) == codes
+    drivers = [row["driver"] for row in metrics(tmp_path / "run", "collect")]
+    assert drivers == ["teacher", driver, driver]
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(100, 1), (700, 3), (1000, 4)])
+def test_a_budget_of_environment_steps_is_kept(tmp_path, budget, rounds):
+    result = small(
+        CARTPOLE,
+        "CartPole-v1",
+        tmp_path / "run",
+        ["linear"],
+        ["export.targets=c", "prove.max_episodes=8"],
+        env_steps=budget,
+    )
+    assert budget * 0.9 <= result.bill.collection_steps <= budget
+    assert len(metrics(tmp_path / "run", "collect")) == rounds
+
+
+def test_races_leave_one_of_each_size(tmp_path):
+    options = ["race.rounds=1,2", "race.episodes=2", "export.targets=c", "prove.max_episodes=8"]
+    result = small(CARTPOLE, "CartPole-v1", tmp_path / "run", ("mlp:8@5", "mlp:4@2", "linear"), options)
+    kept = [
+        {row["member"] for row in metrics(tmp_path / "run", "race") if row["round"] == r and row["kept"]}
+        for r in (0, 1)
+    ]
+    count = [{spec: sum(m.startswith(spec) for m in names) for spec in ("mlp-8", "mlp-4", "linear")} for names in kept]
+    assert count == [{"mlp-8": 3, "mlp-4": 1, "linear": 1}, {"mlp-8": 2, "mlp-4": 1, "linear": 1}]
+    assert kept[1] <= kept[0]
+    assert [m.spec for m in result.members] == ["mlp:8", "mlp:4", "linear"]
+    assert all(m.name in kept[1] for m in result.members)
+
+
+def test_polish_mends_what_imitation_left_and_is_billed(tmp_path):
+    options = ["polish.enabled=True", "polish.generations=12", "polish.pairs=8", "polish.episodes=3", "polish.validate_every=2",
+               "polish.validation_episodes=10", "polish.sigma=0.4", "polish.learning_rate=0.4", "polish.max_parameters=20",
+               "imitate.rounds=1", "imitate.gradient_steps=3", "collect.steps=64", "export.targets=c", "prove.max_episodes=100"]  # fmt: skip
+    result = small(CARTPOLE, "CartPole-v1", tmp_path / "run", ["linear"], options, retain=0.5)
+    assert_sound(tmp_path / "run", result, 64)
+    told, linear = metrics(tmp_path / "run", "polish"), result.members[0]
+    scores = json.loads((tmp_path / "run" / "records" / "choice.json").read_text())["scores"]
+    assert scores["linear-s0"] < 50, "three gradient steps teach nothing"
+    assert linear.polished
+    assert linear.proof.verdict == "proved", linear.proof.reason
+    assert result.bill.polish_steps > sum(2 * 8 * 3 * 8 for _ in told), (
+        "no episode of CartPole is shorter than eight steps"
+    )
+    large = small(CARTPOLE, "CartPole-v1", tmp_path / "large", ["mlp:8"], options, retain=0.5)
+    assert not large.members[0].polished, "larger members are left as imitation made them"
+    assert large.bill.polish_steps == 0
+    assert large.members[0].proof.verdict == "not proved"

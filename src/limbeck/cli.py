@@ -55,6 +55,9 @@ def _last_words(error: BaseException) -> tuple[int, str]:
     if isinstance(error, LimbeckError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
+        hanging = sys.modules.get("limbeck.tasks.hanging")
+        if hanging is not None and hanging.watchdog.expired:  # its interrupt arrived just after the call came back
+            return _last_words(hanging.watchdog.fault())
         return 130, "interrupted. Finished rounds are saved; run the same command again to continue."
     if isinstance(error, _Terminated):
         return 143, "terminated. Finished rounds are saved; run the same command again to continue."

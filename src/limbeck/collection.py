@@ -47,7 +47,8 @@ class Collected:
 def collect(
     task: Task, teacher: Policy, students: Sequence[Policy], plan: Plan, round_number: int, run_seed: int
 ) -> Collected:
-    """Play `plan.steps` environment steps; lane l is driven by student (l + round * lanes) mod K where students drive."""
+    """Play at most `plan.steps` environment steps, one per lane at least; lane l is driven by student
+    (l + round * lanes) mod K where students drive."""
     count = task.max_lanes or plan.lanes
     streams = [seeding.generator(run_seed, "collect", round_number, lane) for lane in range(count)]
     lanes = task.lanes(
@@ -57,7 +58,7 @@ def collect(
     recorder = _Recorder(count)
     try:
         step, taken = lanes.start(), 0
-        while taken < plan.steps:
+        while taken + count <= max(plan.steps, count):  # a budget is never overrun
             said, driver, labels = driving.act(step)
             answers = lanes.answers()
             executed = distributions.execute(driving.head, said)

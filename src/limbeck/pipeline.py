@@ -55,8 +55,10 @@ def _load(
     parse(recipe.students)
     torch.set_num_threads(recipe.threads)
     tasks.watchdog.limit_seconds = recipe.task.step_timeout
-    task = tasks.resolve(env_object if env_object is not None else recipe.env, **recipe.task.kwargs)
-    source = teacher_object if teacher_object is not None else bundled(recipe.teacher)
+    task = tasks.resolve(
+        env_object if env_object is not None else settings.named("environment", recipe.env), **recipe.task.kwargs
+    )
+    source = teacher_object if teacher_object is not None else bundled(settings.named("teacher", recipe.teacher))
     teacher = teachers.load(source, task.spec, normaliser=recipe.normaliser)
     if recipe.teacher_sha256 not in (None, teacher.info.sha256):
         raise InputError(

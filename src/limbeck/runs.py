@@ -115,10 +115,10 @@ def save_checkpoint(
     text = json.dumps(storage.plain(meta))
     storage.write_arrays(path, arrays, {"limbeck": text, "digest": storage.digest(arrays, text)})
     load_one(path)
-    present = _checkpoints(folder, stage)
-    until = present.index(path) + 1  # those after it were damaged, or this round would not have been played again
-    for old in present[: max(0, until - KEEP)] + present[until:]:
-        old.unlink()
+    _drop_before(folder, stage, path)
+    for later in _checkpoints(folder, stage):  # damaged, or this round would not have been played again
+        if later > path:
+            later.unlink()
 
 
 def load_checkpoint(folder: Path, stage: str, tell: Tell) -> tuple[int, dict[str, Array], dict[str, Any]] | None:
@@ -129,8 +129,15 @@ def load_checkpoint(folder: Path, stage: str, tell: Tell) -> tuple[int, dict[str
         except (InputError, StorageError) as error:
             tell("run", f"{path.name} is damaged and skipped, the one before it is used: {error}")
             continue
+        _drop_before(folder, stage, path)
         return int(path.stem.rsplit("-", 1)[1]), arrays, meta
     return None
+
+
+def _drop_before(folder: Path, stage: str, newest: Path) -> None:
+    """Of `newest` and what came before it, KEEP stay."""
+    for old in [path for path in _checkpoints(folder, stage) if path <= newest][:-KEEP]:
+        old.unlink()
 
 
 def load_one(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:

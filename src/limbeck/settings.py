@@ -11,6 +11,7 @@ from typing import Any, Literal
 from limbeck.errors import InputError, printable, unknown
 
 TIMED_ROUNDS = 2  # rounds that are timed before a time limit becomes a number of rounds
+OBJECT = "python:"  # begins a recipe's teacher or env that was an object in Python
 DEFAULT_STUDENTS = ("mlp:64x64", "mlp:32x32", "mlp:16x16", "mlp:8x8", "mlp:16", "mlp:8", "mlp:4", "linear")
 
 
@@ -133,6 +134,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prove.retain": (0.01, 1.5), "prove.alpha": (1e-6, 0.5), "prove.max_episodes": (1, 10**7), "prove.chunk": (1, 10**5),
     "prove.bound_episodes": (10, 10**6), "prove.bound_steps": (1000, 10**10), "export.golden_steps": (8, 10**5),
 }  # fmt: skip
+
+
+def named(what: str, value: str) -> str:
+    """A recipe's teacher or env where it can be found by its name; refuses what stands for a Python object."""
+    if value.startswith(OBJECT):
+        raise InputError(
+            f"the {what} of this run was a Python object ({printable(value[len(OBJECT) :])}), which cannot be found by name. "
+            f"Pass it again to limbeck.distill, or make it importable and name it package.module:attribute."
+        )
+    return value
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from limbeck.stages import ship
 from limbeck.teachers import verification
 
 # ---------------------------------------------------------------- prove
+
+PROOF = Path("proof.json")  # where a proof that belongs to no run is kept
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,12 @@ def prove(
     given["prove"] = {**given.get("prove", {}), "retain": retain, "alpha": alpha, "max_episodes": max_episodes}
     recipe = settings.recipe_from({**given, "seed": seed, "normaliser": normaliser})
     tasks.watchdog.limit_seconds = recipe.task.step_timeout
+    if teacher is not None and not plan:
+        storage.probe_writable((out or PROOF).parent)  # before the teacher is played
     duel = _from_run(student, recipe, out, tell) if teacher is None else _from_files(student, recipe, out, tell)
     if plan:
         return _plan(duel)
-    lock = f".{duel.path.name}.lock"  # of this proof alone: other runs may be under way below the same folder
-    with storage.locked(duel.path.parent, lock, f".{duel.path.stem}*{storage.ASIDE}"):
+    with _held(duel):
         found = proof.prove(
             duel.student, duel.teacher.policy, duel.task, member=duel.member, played_by=duel.played_by, bounds=duel.bounds,
             settings=duel.settings, run_seed=duel.seed, teacher_mode=duel.mode, cache=proof.ReturnCache(duel.returns, duel.teacher.info.sha256),
@@ -65,6 +70,14 @@ def prove(
         if duel.run is not None:
             storage.write_manifest(duel.run)
     return found
+
+
+def _held(duel: Duel) -> AbstractContextManager[None]:
+    """The run that the member belongs to, or this proof alone: other runs may be under way below the same folder."""
+    if duel.run is not None:
+        return storage.locked(duel.run)
+    orphans = f".{glob.escape(duel.path.stem)}*{storage.ASIDE}"
+    return storage.locked(duel.path.parent, f".{duel.path.name}.lock", orphans)
 
 
 def _from_files(student: str, recipe: Recipe, out: Path | None, tell: Tell) -> Duel:
@@ -80,7 +93,7 @@ def _from_files(student: str, recipe: Recipe, out: Path | None, tell: Tell) -> D
     for note in seen.notes:
         tell("verify", note)
     bounds, _ = proof.bounds_for(task, seen.evaluations, recipe.prove, recipe.seed, seen.mode)
-    path = out or Path("proof.json")
+    path = out or PROOF
     claims = {"student": digest, "teacher": teacher.info.sha256, "task": task.name, "seed": str(recipe.seed)}
     return Duel(policy, played_by, Path(student).stem, teacher, task, seen.mode, seen.evaluations, bounds, recipe.prove, recipe.seed, path,
                 path.with_suffix(".returns.json"), claims)  # fmt: skip
@@ -113,12 +126,11 @@ def _from_run(student: str, recipe: Recipe, out: Path | None, tell: Tell) -> Due
     member = next((m for m in result.members if m.name == name), None)
     if member is None:
         raise unknown("member", name, [m.name for m in result.members])
-    task = tasks.resolve(ran.env, **ran.task.kwargs)
-    teacher = teachers.load(bundled(ran.teacher), task.spec, normaliser=ran.normaliser)
+    task = tasks.resolve(settings.named("environment", ran.env), **ran.task.kwargs)
+    teacher = teachers.load(bundled(settings.named("teacher", ran.teacher)), task.spec, normaliser=ran.normaliser)
     blueprint = blueprints.load(folder / "students" / name / "policy.safetensors")[0]
-    (played_by, policy), *_ = ship.players(
-        blueprint, [replace(a, folder=folder / a.folder) for a in member.artifacts]
-    ).items()
+    here = [replace(a, folder=folder / a.folder) for a in member.artifacts]
+    (played_by, policy), *_ = ship.players(blueprint, here).items()
     bounds = build(Bounds, storage.read_json(folder / "records" / "bounds.json")["bounds"], "bounds")
     chosen = dataclasses.replace(
         ran.prove, retain=recipe.prove.retain, alpha=recipe.prove.alpha, max_episodes=recipe.prove.max_episodes
@@ -170,7 +182,7 @@ def export(run: Path, members: Sequence[str], targets: Sequence[str], out: Path 
 def _export_run(run: Path, members: Sequence[str], targets: Sequence[str], out: Path | None) -> list[Artifact]:
     """Into the run itself (beside the targets that are there already, which are written again) or into `out`."""
     result, recipe = _finished(run), settings.recipe_from(recipes.read(run / RECIPE))
-    task = tasks.resolve(recipe.env, **recipe.task.kwargs)
+    task = tasks.resolve(settings.named("environment", recipe.env), **recipe.task.kwargs)
     made: list[Artifact] = []
     for name in _members(result, members):
         blueprint = blueprints.load(run / "students" / name / "policy.safetensors")[0]

@@ -124,11 +124,29 @@ def _storage_error(path: Path, error: OSError, size: int = 0) -> StorageError:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array], meta: Mapping[str, str] | None = None) -> None:
-    """Named arrays and string metadata as one safetensors file."""
-    from safetensors.numpy import save
+    """Named arrays and string metadata as one safetensors file: the same values always give the same bytes."""
+    write_bytes(path, to_safetensors(arrays, meta or {}))
 
-    contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-    write_bytes(path, save(contiguous, metadata=dict(meta) if meta else None))
+
+def to_safetensors(arrays: Mapping[str, Array], meta: Mapping[str, str]) -> bytes:
+    """The file's content. Written here because the library orders several metadata keys anew in every process.
+
+    Layout: header length (u64), JSON header padded by blanks to 8 bytes, then the arrays, widest numbers first so that
+    each begins at a multiple of its own item size.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(meta.items()))} if meta else {}
+    parts: list[bytes] = []
+    position = 0
+    for name in sorted(arrays, key=lambda key: (-np.asarray(arrays[key]).itemsize, key)):
+        array = np.asarray(arrays[name])
+        content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()  # C order
+        entry = {"dtype": _CODES[array.dtype.newbyteorder("<").str], "shape": list(array.shape)}
+        header[name] = {**entry, "data_offsets": [position, position + len(content)]}
+        parts.append(content)
+        position += len(content)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -150,6 +168,7 @@ _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 def map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:

@@ -71,6 +71,7 @@ def distill(
         EnvironmentFault: the environment raised, hung or returned numbers that are not finite.
     """
     from limbeck import pipeline
+    from limbeck.settings import OBJECT
 
     given: dict[str, Any] = {}
     if isinstance(teacher, (str, Path)) and str(teacher).endswith((".yaml", ".yml")):
@@ -78,10 +79,10 @@ def distill(
 
         given, teacher = recipes.read(Path(teacher)), None
     else:
-        given["teacher"] = teacher if isinstance(teacher, (str, Path)) else f"python:{type(teacher).__name__}"
+        given["teacher"] = teacher if isinstance(teacher, (str, Path)) else f"{OBJECT}{type(teacher).__name__}"
     if isinstance(given.get("teacher"), Path):
         given["teacher"] = str(given["teacher"])
-    values: dict[str, Any] = {"env": env if isinstance(env, str) or env is None else f"python:{type(env).__name__}", "students": students,
+    values: dict[str, Any] = {"env": env if isinstance(env, str) or env is None else f"{OBJECT}{type(env).__name__}", "students": students,
                               "seed": seed, "env_steps": env_steps, "seconds": seconds, "normaliser": normaliser, "history": history,
                               "keys": keys, "indices": indices}  # fmt: skip
     given |= {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in values.items() if v is not None}

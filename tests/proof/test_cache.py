@@ -14,10 +14,10 @@ def test_each_episode_is_played_once():
     calls = teacher.calls
     assert cache.returns("teacher greedy", teacher, task, 0, 0, 10, "greedy").tolist() == first.tolist() == [1.0] * 10
     assert teacher.calls == calls
-    assert cache.settle() == 10
-    cache.returns("teacher greedy", teacher, task, 0, 5, 15, "greedy")
-    assert cache.settle() == 5  # only the missing ones
-    assert cache.settle() == 0
+    assert cache.bill() == 10
+    cache.returns("teacher greedy", teacher, task, 0, 5, 15, "greedy", "next")
+    assert cache.bill("next") == 5  # only the missing ones
+    assert cache.bill() == 10
 
 
 def test_labels_and_run_seeds_are_apart():
@@ -25,17 +25,16 @@ def test_labels_and_run_seeds_are_apart():
     cache.returns("random", None, task, 0, 0, 8, "sampled")
     cache.returns("random", None, task, 1, 0, 8, "sampled")
     cache.returns("teacher greedy", right(task), task, 0, 0, 8, "greedy")
-    assert cache.settle() == 24
+    assert cache.bill() == 24
 
 
-def test_saved_and_loaded_with_the_steps_not_yet_billed(tmp_path):
+def test_saved_and_loaded_with_the_bill_of_each_claim(tmp_path):
     task, path = labelled_task(), tmp_path / "proofs" / "returns.json"
-    first = ReturnCache(path, "abc").returns("random", None, task, 3, 0, 12, "sampled")
+    first = ReturnCache(path, "abc").returns("random", None, task, 3, 0, 12, "sampled", "a")
     again = ReturnCache(path, "abc")
-    assert again.unbilled == 12
-    assert again.returns("random", None, task, 3, 0, 12, "sampled").tolist() == first.tolist()
-    assert again.settle() == 12  # the proof that was killed never billed them
-    assert ReturnCache(path, "abc").settle() == 0
+    assert again.returns("random", None, task, 3, 0, 12, "sampled", "a").tolist() == first.tolist()
+    assert again.bill("a") == 12  # the proof that is killed and played again has the same bill
+    assert again.bill("b") == 0
 
 
 def test_another_teacher_s_file_and_a_damaged_one_are_refused(tmp_path):

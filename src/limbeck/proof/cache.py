@@ -23,16 +23,18 @@ class ReturnCache:
     def __init__(self, path: Path | None = None, owner: str = "") -> None:
         self._path, self._owner = path, owner
         self._played: dict[str, Rows] = {}
-        self.unbilled = 0  # steps played and not yet settled
+        self._bills: dict[str, int] = {}  # steps that each claim was the first to need
         if path is not None and path.exists():
             self._read(path)
 
     def returns(
-        self, label: str, policy: Policy | None, task: Task, run_seed: int, start: int, stop: int, mode: Mode
-    ) -> Reals:
+        self, label: str, policy: Policy | None, task: Task, run_seed: int, start: int, stop: int, mode: Mode,
+        claim: str = "",
+    ) -> Reals:  # fmt: skip
         """Returns [stop - start] of the proof's episodes start..stop-1; only those not stored are played.
 
-        `policy` None plays at random. `label` names who plays: two policies must never share one.
+        `policy` None plays at random. `label` names who plays: two policies must never share one. `claim` names the
+        proof that is billed for what is played now.
         """
         known = self._played.setdefault(f"{task.name}/{label}/seed {run_seed}", {})
         seeds = proof_seeds(run_seed, start, stop)
@@ -41,29 +43,23 @@ class ReturnCache:
             played = play_proof(policy, task, run_seed, start + missing, stop, mode)
             rows = zip(played.seeds.tolist(), played.returns.tolist(), played.lengths.tolist(), strict=True)
             known.update({seed: (value, length) for seed, value, length in rows})
-            self.unbilled += played.env_steps
+            self._bills[claim] = self.bill(claim) + played.env_steps
             self._write()
         return np.asarray([known[seed][0] for seed in seeds])
 
-    def settle(self) -> int:
-        """Steps played since the last settling: for the bill of the proof that asked for them.
-
-        Kept on disk until then, so that a proof that is killed and played again bills what an undisturbed one does.
-        """
-        steps, self.unbilled = self.unbilled, 0
-        if steps:
-            self._write()
-        return steps
+    def bill(self, claim: str = "") -> int:
+        """Steps that this claim was the first to need, however often its proof was killed and played again."""
+        return self._bills.get(claim, 0)
 
     def _write(self) -> None:
         if self._path is not None:
-            content = {"owner": self._owner, "unbilled": self.unbilled, "played": self._played}
+            content = {"owner": self._owner, "bills": self._bills, "played": self._played}
             storage.write_json(self._path, content)
 
     def _read(self, path: Path) -> None:
         data = storage.read_json(path)
         try:
-            owner, self.unbilled = str(data["owner"]), int(data["unbilled"])
+            owner, self._bills = str(data["owner"]), {str(claim): int(steps) for claim, steps in data["bills"].items()}
             self._played = {
                 label: {int(seed): (float(value), int(steps)) for seed, (value, steps) in rows.items()}
                 for label, rows in data["played"].items()

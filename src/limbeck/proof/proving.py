@@ -50,16 +50,17 @@ def prove(
     if previous is not None:
         trial.count(_stored(previous))
     steps = previous.env_steps if previous is not None else 0
+    claim = f"{task.name}/{member}/{played_by}/seed {run_seed}/from {trial.episodes}"
     while trial.verdict is None:
         start, stop = trial.episodes, min(trial.episodes + settings.chunk, settings.max_episodes)
         played = play_proof(student, task, run_seed, start, stop, "greedy")
-        taught = cache.returns(f"teacher {teacher_mode}", teacher, task, run_seed, start, stop, teacher_mode)
-        chance = cache.returns("random", None, task, run_seed, start, stop, "sampled")
+        taught = cache.returns(f"teacher {teacher_mode}", teacher, task, run_seed, start, stop, teacher_mode, claim)
+        chance = cache.returns("random", None, task, run_seed, start, stop, "sampled", claim)
         steps += played.env_steps
         trial.count(Triples(played.returns, taught, chance))
         if on_look is not None:
             on_look(trial.episodes, trial.log_wealth)
-    return trial.proof(task, member, played_by, steps + cache.settle())
+    return trial.proof(task, member, played_by, steps + cache.bill(claim))
 
 
 @dataclass

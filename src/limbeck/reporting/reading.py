@@ -17,7 +17,10 @@ RESULT = "result.json"
 
 
 def load_result(folder: Path) -> RunResult:
-    """The result of a run. Raises InputError where there is none, StorageError where it is damaged."""
+    """The result of a run; its artefacts' folders are relative to the run.
+
+    Raises InputError where there is none, StorageError where it is damaged.
+    """
     path = folder / RESULT
     if not path.is_file():
         raise InputError(

@@ -31,7 +31,7 @@ from limbeck.polish import evolution
 from limbeck.reporting.reading import build
 from limbeck.runs import Run
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.settings import TIMED_ROUNDS, CollectSettings, ImitateSettings
+from limbeck.settings import TIMED_ROUNDS, CollectSettings, ImitateSettings, Recipe
 from limbeck.students import family as families
 from limbeck.students.family import Family
 from limbeck.students.grammar import MemberSpec, parse
@@ -122,7 +122,8 @@ def terms_for(here: Scene) -> tuple[Term, ...]:
 def round_plan(here: Scene, number: int, rounds: int) -> Plan:
     """Who drives round `number`. Lanes are so few that each lasts about one of the teacher's episodes."""
     settings = here.run.recipe.collect
-    steps = min(settings.steps, here.run.recipe.env_steps or settings.steps)
+    budget, most = here.run.recipe.env_steps, _affordable_rounds(here.run.recipe)
+    steps = settings.steps if budget is None or most is None else budget // most
     lanes = max(1, min(settings.slots, round(steps / max(here.teacher_steps, 1.0))))
     driver = "teacher" if number < settings.teacher_rounds else settings.driver
     return Plan(
@@ -172,11 +173,15 @@ def imitate_rounds(here: Scene) -> tuple[Family, Progress]:
 
 def _planned_rounds(here: Scene) -> int:
     recipe = here.run.recipe
-    if recipe.seconds is not None:
+    most = _affordable_rounds(recipe)
+    if recipe.seconds is not None and (most is None or most > TIMED_ROUNDS):
         return recipe.seconds_rounds or 0
-    if recipe.env_steps is None:
-        return recipe.imitate.rounds
-    return max(1, recipe.env_steps // min(recipe.collect.steps, recipe.env_steps))
+    return recipe.imitate.rounds if most is None else most
+
+
+def _affordable_rounds(recipe: Recipe) -> int | None:
+    """Equal rounds of at most collect.steps that use up the budget of environment steps; None without one."""
+    return None if recipe.env_steps is None else math.ceil(recipe.env_steps / recipe.collect.steps)
 
 
 def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term], done: Progress) -> Progress:
@@ -214,7 +219,8 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
         done = replace(done, race_steps=done.race_steps + steps)
     done = replace(done, seconds=done.seconds + time.perf_counter() - begin)
     if not done.rounds and done.round >= TIMED_ROUNDS:
-        done = replace(done, rounds=_rounds_in_time(done, recipe.seconds or 0.0))
+        rounds = _rounds_in_time(done, recipe.seconds or 0.0)
+        done = replace(done, rounds=min(rounds, _affordable_rounds(recipe) or rounds))
         runs.fix_rounds(here.run, done.rounds)
     storage.append_metrics(here.run.folder, rows)
     runs.save_checkpoint(here.run.folder, "round", number, family.to_arrays(), {"progress": done})
@@ -332,8 +338,9 @@ def polish(here: Scene, family: Family, chosen: Sequence[Chosen]) -> tuple[list[
             finished.append(one)
             continue
         search, spent = _search(here, family, one, target)
+        changed = not np.array_equal(search.best, family.row(one.member.name))
         family.put(one.member.name, search.best)
-        finished.append(replace(one, blueprint=family.blueprint(one.member.name, here.task.name), polished=True))
+        finished.append(replace(one, blueprint=family.blueprint(one.member.name, here.task.name), polished=changed))
         steps, seconds = steps + search.env_steps, seconds + spent
     return finished, Cost(steps, seconds)
 

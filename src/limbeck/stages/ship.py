@@ -70,8 +70,9 @@ def export(here: Scene, chosen: Sequence[Chosen]) -> dict[str, list[Artifact]]:
         exported[one.member.name] = [replace(a, folder=run.folder / a.folder) for a in artifacts]
         sizes = ", ".join(f"{a.target} {a.size_bytes:,} bytes" for a in artifacts)
         run.tell("export", f"{one.member.name}: {sizes}")
-        for note in dict.fromkeys(a.note for a in artifacts if a.note):
-            run.tell("export", note)
+        for artifact in artifacts:
+            if not artifact.compiled:
+                run.tell("export", artifact.note)
     return exported
 
 
@@ -213,7 +214,10 @@ def conclude(
         seconds=here.verify_seconds + imitated.seconds + float(choice["seconds"]) + polished.seconds + proved.seconds,
         peak_memory_bytes=machine.peak_memory_bytes(),
     )
-    members = [_member(one, artifacts[one.member.name], proved) for one in chosen]
+    inside = {
+        name: [replace(a, folder=a.folder.relative_to(run.folder)) for a in made] for name, made in artifacts.items()
+    }
+    members = [_member(one, inside[one.member.name], proved) for one in chosen]
     result = RunResult(
         here.task.name, here.teacher.info, here.evaluations, here.mode, run.recipe.prove.retain, run.recipe.prove.alpha, members, bill,
         run.identity["machine"], run.identity["versions"], True, f"limbeck distill {shlex.quote(str(run.folder / runs.RECIPE))} --out NEW_FOLDER",

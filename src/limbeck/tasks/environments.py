@@ -132,7 +132,7 @@ class EnvLanes:
         bad = ~finite_rows(self._obs, self.count) | ~np.isfinite(reward)
         if (bad & alive).any():
             lane = int(np.flatnonzero(bad & alive)[0])
-            what = "reward" if not np.isfinite(reward[lane]) else "observation"
+            what = "a reward" if not np.isfinite(reward[lane]) else "an observation"
             raise EnvironmentFault(
-                f"{self._task.name} returned a {what} that is not finite at step {self._age[lane]} of the episode with seed {self._seed[lane]}. Mend the environment; finished rounds are kept."
+                f"{self._task.name} returned {what} that is not finite at step {self._age[lane]} of the episode with seed {self._seed[lane]}. Mend the environment; finished rounds are kept."
             )

@@ -1,0 +1,406 @@
+"""Bad input and faults: the exit code, one line that says what was given, what is allowed and what to do, nothing lost."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import resource
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_cases import TEACHER, Answer, caller, environment, hashes, limbeck, refusal, students, tiny
+
+from limbeck import blueprints, storage, tasks, teachers
+from limbeck.reporting import load_result
+
+Call = Callable[..., Answer]
+
+FAULTY = '''
+"""CartPole that misbehaves after so many steps of a process, as the file `behaviour` beside it says."""
+import time
+from pathlib import Path
+
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+HERE = Path(__file__).parent
+steps = 0
+
+
+class Faulty(CartPoleEnv):
+    def step(self, action):
+        global steps
+        steps += 1
+        print("an environment that talks")
+        observation, reward, terminated, truncated, info = super().step(action)
+        what, after = (HERE / "behaviour").read_text().split()
+        if steps > int(after):
+            if what == "raise":
+                raise RuntimeError("the motor burnt out\\nbadly")
+            if what == "nan":
+                observation = observation * float("nan")
+            if what == "hang":
+                time.sleep(3600)
+            if what == "deaf":
+                while True:
+                    try:
+                        time.sleep(3600)
+                    except BaseException:
+                        pass
+        return observation, reward, terminated, truncated, info
+
+
+gymnasium.register("Faulty-v0", entry_point=Faulty, max_episode_steps=60)
+'''
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    return caller(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = limbeck("distill", tiny(folder), "--out", folder / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["complete"] is True
+    return folder / "run"
+
+
+# ---------------------------------------------------------------- the teacher's file
+
+
+def truncated() -> bytes:
+    return TEACHER.read_bytes()[:70_000]
+
+
+def corrupt() -> bytes:
+    content = bytearray(TEACHER.read_bytes())
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        info = archive.getinfo("policy.pth")
+    middle = info.header_offset + info.compress_size // 2
+    content[middle : middle + 64] = bytes(64)
+    return bytes(content)
+
+
+def bomb() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data", "{}")
+        archive.writestr("policy.pth", bytes(30 * 2**20))
+    return file.getvalue()
+
+
+def not_a_number() -> bytes:
+    """The fixture with one weight replaced by NaN."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(TEACHER) as source, zipfile.ZipFile(file, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "policy.pth":
+                weights = torch.load(io.BytesIO(content), weights_only=True)
+                weights["action_net.weight"][0, 0] = float("nan")
+                buffer = io.BytesIO()
+                torch.save(weights, buffer)
+                content = buffer.getvalue()
+            target.writestr(name, content)
+    return file.getvalue()
+
+
+class Program:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("echo run > ran",)
+
+
+def pickled() -> bytes:
+    return pickle.dumps(Program())
+
+
+def torchscript() -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(4, 2), torch.zeros(1, 4)), file)
+    return file.getvalue()
+
+
+def exported_program() -> bytes:
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 2), (torch.zeros(1, 4),)), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "code", "words"),
+    [
+        ("truncated.zip", truncated, 2, "damaged or truncated zip"),
+        ("empty.zip", bytes, 2, "is empty. Copy or save the teacher again."),
+        ("corrupt.zip", corrupt, 2, "Copy or save it again"),
+        ("bomb.zip", bomb, 2, "packed at most 200:1. Save the teacher again."),
+        ("text.zip", lambda: b"hello there", 2, "no teacher format. Allowed: "),
+        ("nan.zip", not_a_number, 2, "NaN or infinite"),
+        ("teacher.pkl", pickled, 4, "Refused, nothing was run. Allowed: "),
+        ("teacher.pt", torchscript, 4, "Allowed: "),
+        ("teacher.pt2", exported_program, 4, "Allowed: "),
+    ],
+)
+def test_teachers_that_are_refused(
+    name: str,
+    make: Callable[[], bytes],
+    code: int,
+    words: str,
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(make())
+    line = refusal(call("distill", name, "--env", "CartPole-v1", "--out", "run"), code)
+    assert name in line
+    assert words in line
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name], "no folder, and no code was run"
+
+
+def test_no_such_file(call: Call, tmp_path: Path) -> None:
+    line = refusal(call("distill", tmp_path / "none.zip", "--env", "CartPole-v1", "--out", tmp_path / "run"), 2)
+    assert f"no teacher at {tmp_path / 'none.zip'}: No such file or directory. Give an existing file" in line
+    for verb, arguments in {
+        "inspect": ["none.zip"],
+        "check": ["none"],
+        "report": ["none"],
+        "export": ["none"],
+        "prove": ["none:linear"],
+    }.items():
+        assert "none" in refusal(call(verb, *arguments), 2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_a_student_that_are_no_numbers(call: Call, finished: Path, tmp_path: Path) -> None:
+    arrays, meta = storage.read_arrays(finished / "students" / "linear-s0" / "policy.safetensors")
+    arrays[next(iter(arrays))].flat[0] = np.nan
+    storage.write_arrays(tmp_path / "nan.safetensors", arrays, meta)
+    assert "nan.safetensors" in refusal(call("export", tmp_path / "nan.safetensors"), 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nan.safetensors"], "no partial artefact"
+
+
+# ---------------------------------------------------------------- names and values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["distil"], "unknown verb 'distil'; did you mean 'distill'? Allowed: distill, inspect"),
+        (["distill", "TEACHER", "--env", "Acrobot-v1"], "Acrobot-v1"),
+        (["distill", "TEACHER", "--env", "LunarLander-v3"], "LunarLander-v3"),
+        (["distill", "TEACHER", "--env", "CartPoll-v1"], "unknown environment 'CartPoll-v1'; did you mean 'CartPole-v1'? Allowed: "),
+        (["distill", "TEACHER", "--env", "CartPole-v9"], "the version here is 'CartPole-v1'"),
+        (["distill", "TEACHER", "--env", "no_such_module:X-v0"], "'no_such_module' cannot be imported"),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--studnets", "linear"], "unknown argument '--studnets'; did you mean '--students'?"),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--students", "mpl:8"], "mpl:8"),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--students", "mlp:0"], "mlp:0"),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--students", "mlp:8@x"], "mlp:8@x"),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--options", "colect.slots=8"], "unknown stage 'colect'; did you mean 'collect'? Allowed: "),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--options", "collect.slot=8"], "unknown recipe key in collect 'slot'; did you mean 'slots'? Allowed: "),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--options", "collect.slots=many"], "collect.slots = 'many'"),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--retain", "7"], "prove.retain = 7, allowed 0.01 to 1.5"),
+        (["distill", "TEACHER", "--env", "CartPole-v1", "--seed", "x"], "x"),
+        (["distill", "TEACHER"], "the recipe lacks env. Needed: "),
+        (["distill"], "needs TEACHER. See: limbeck distill --help"),
+        (["prove", "TEACHER", "TEACHER"], "needs an environment"),
+    ],
+)  # fmt: skip
+def test_names_and_values_that_are_refused(
+    arguments: list[str], words: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refusal(call(*(str(TEACHER) if a == "TEACHER" else a for a in arguments)), 2)
+    assert words in line
+    assert list(tmp_path.iterdir()) == [], "nothing was written"
+
+
+def test_a_recipe_with_an_unknown_key(call: Call, tmp_path: Path) -> None:
+    recipe = tiny(tmp_path, collect={"slotts": 3})
+    assert "unknown recipe key in collect 'slotts'; did you mean 'slots'?" in refusal(call("distill", recipe), 2)
+
+
+def test_debug_shows_the_trace_and_keeps_code_and_line(call: Call) -> None:
+    code, out, err = call("distill", "none.zip", "--env", "CartPole-v1", "--debug")
+    assert (code, out) == (2, "")
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.strip().splitlines()[-1].startswith("limbeck: no teacher at none.zip")
+
+
+def test_json_on_an_error_leaves_standard_output_empty(call: Call) -> None:
+    assert "no teacher at none.zip" in refusal(call("inspect", "none.zip", "--json"), 2)
+
+
+# ---------------------------------------------------------------- environments
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Callable[..., Answer]:
+    """Runs the same command on an environment that behaves as it is told this time."""
+    (tmp_path / "faulty_env.py").write_text(FAULTY)
+    recipe = tiny(
+        tmp_path,
+        env="faulty_env:Faulty-v0",
+        task={"kwargs": {}, "step_timeout": 1},
+        polish={"enabled": False},
+        imitate={"rounds": 7},
+    )
+
+    def run(behaviour: str, out: str = "run") -> Answer:
+        (tmp_path / "behaviour").write_text(behaviour)
+        done = limbeck("distill", recipe, "--out", out, "--json", cwd=tmp_path)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def rounds_kept(folder: Path) -> int:
+    return max(int(p.stem.split("-")[1]) + 1 for p in (folder / "checkpoints").glob("round-*"))
+
+
+def test_an_environment_that_fails_in_three_ways(faulty: Callable[..., Answer], tmp_path: Path) -> None:
+    """Each fault ends with code 6 and keeps the finished rounds; mended, the same command ends as if nothing had been."""
+    line = refusal(faulty("raise 900"), 6)
+    assert "faulty_env:Faulty-v0 raised RuntimeError in step at step " in line
+    assert "the motor burnt out\\nbadly. Mend the environment; finished rounds are kept." in line
+    kept = [rounds_kept(tmp_path / "run")]
+    line = refusal(faulty("nan 450"), 6)
+    assert "returned an observation that is not finite at step " in line
+    kept.append(rounds_kept(tmp_path / "run"))
+    line = refusal(faulty("hang 450"), 6)
+    assert (
+        "Faulty-v0.step did not return within 1 s. Mend the environment, or allow more with --options task.step_timeout=SECONDS."
+        in line
+    )
+    kept.append(rounds_kept(tmp_path / "run"))
+    assert kept == sorted(set(kept)), "every start got further"
+    code, out, err = faulty("fine 0")
+    assert code == 0, err
+    assert f"continuing after round {kept[-1]} of 7" in err
+    assert json.loads(out)["task"] == "faulty_env:Faulty-v0", "what the environment prints stays out of the JSON"
+    assert faulty("fine 0", "other")[0] == 0
+    assert students(tmp_path / "other") == students(tmp_path / "run") != {}
+
+
+@pytest.mark.slow
+def test_an_environment_that_cannot_be_interrupted(faulty: Callable[..., Answer]) -> None:
+    line = refusal(faulty("deaf 900"), 6)
+    assert "did not return within 1 s" in line
+
+
+# ---------------------------------------------------------------- disks and folders
+
+
+def limited(size: int) -> Callable[[], None]:
+    """A disk on which no file can grow beyond `size` bytes; Python ignores the signal and gets EFBIG."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk(finished: Path, tmp_path: Path) -> None:
+    """First no shard fits, then no page; with room the same command ends as the run that always had room."""
+    recipe, folder = tiny(tmp_path), tmp_path / "run"
+    page = (finished / "report.html").stat().st_size
+    for size, missing in ((5_000, "round-00000.safetensors"), (page - 1000, "report.html")):
+        done = limbeck("distill", recipe, "--out", folder, preexec_fn=limited(size))
+        line = refusal((done.returncode, done.stdout, done.stderr), 5)
+        assert missing in line
+        assert "Free that much space, then run the same command again; nothing was lost." in line
+        assert not [p for p in folder.rglob("*") if storage.is_aside(p)]
+        assert not (folder / missing).exists()
+    done = limbeck("distill", recipe, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert students(folder) == students(finished)
+
+
+def test_a_folder_that_cannot_be_written_to(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    folder = Path("/proc/limbeck-run") if os.geteuid() == 0 else tmp_path / "locked" / "run"
+    answer = call("distill", tiny(tmp_path), "--out", folder)
+    assert str(folder) in refusal(answer, 5)
+    assert "verify " not in answer[2], "refused before anything is played"
+
+
+def test_a_file_where_the_folder_should_be(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert "choose another --out" in refusal(call("distill", tiny(tmp_path), "--out", tmp_path / "run"), 5)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_run_folder_in_use(call: Call, finished: Path, tmp_path: Path) -> None:
+    with storage.locked(finished):
+        line = refusal(call("distill", tiny(tmp_path), "--out", finished), 5)
+    assert f"{finished} is in use by process {os.getpid()} on " in line
+
+
+def test_a_run_folder_of_another_recipe(call: Call, finished: Path, tmp_path: Path) -> None:
+    before = hashes(finished)
+    line = refusal(call("distill", tiny(tmp_path), "--out", finished, "--retain", "0.2"), 5)
+    assert f"{finished} was made by another recipe: prove.retain differs. Choose another --out" in line
+    assert hashes(finished) == before
+
+
+@pytest.mark.parametrize("name", ["result.json", "records/verify.json"])
+def test_a_damaged_record(name: str, call: Call, finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / name).write_bytes((finished / name).read_bytes()[:50])
+    assert f"{folder / name} is damaged" in refusal(call("distill", tiny(tmp_path), "--out", folder), 5)
+
+
+# ---------------------------------------------------------------- JSON, and a machine without a compiler
+
+
+def test_every_verb_prints_json_alone(
+    call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    policy = finished / "students" / "linear-s0" / "policy.safetensors"
+    few = (
+        "--options",
+        "verify.episodes=4",
+        "verify.random_episodes=8",
+        "prove.bound_episodes=10",
+        "--max-episodes",
+        "8",
+    )
+    for arguments in (
+        ["distill", tiny(tmp_path), "--out", finished],
+        ["inspect", TEACHER],
+        ["prove", f"{finished}:linear-s0", "--retain", "0.1"],
+        ["prove", policy, TEACHER, "CartPole-v1", *few],
+        ["prove", policy, TEACHER, "CartPole-v1", "--plan", *few],
+        ["export", finished, "--to", "c"],
+        ["export", policy, "--out", "exported"],
+        ["check", finished],
+        ["report", finished],
+        ["teach", "CartPole-v1", "--env-steps", "256", "--out", "taught"],
+    ):
+        code, out, err = call(*arguments, "--json")
+        assert code == 0, (arguments, err)
+        json.loads(out, parse_constant=pytest.fail)
+
+
+def test_without_a_c_compiler(finished: Path, tmp_path: Path) -> None:
+    done = limbeck("distill", tiny(tmp_path), "--out", tmp_path / "run", env=environment(PATH=str(tmp_path), CC=None))
+    assert done.returncode == 0, done.stderr
+    assert "C written, not proved here: no C compiler" in done.stderr
+    result = load_result(tmp_path / "run")
+    assert {m.proof.played_by for m in result.members if m.proof is not None} == {"numpy"}
+    assert [(a.target, a.compiled) for a in result.members[0].artifacts] == [("onnx", True), ("c", False)]
+    assert students(tmp_path / "run") == students(finished)
+
+
+def test_what_is_refused_leaves_the_loaders_usable() -> None:
+    """The refusals above are not the only thing that loading does."""
+    teacher = teachers.load(str(TEACHER), tasks.resolve("CartPole-v1").spec)
+    assert teacher.blueprint is not None
+    assert blueprints.fold(teacher.blueprint).parameters > 0
