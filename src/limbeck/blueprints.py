@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from limbeck.contracts import (
     Dense,
     Gru,
     Head,
+    HeadKind,
     Layer,
     Normaliser,
     Spec,
@@ -27,6 +28,7 @@ from limbeck.contracts import (
 from limbeck.errors import InputError, printable
 
 FORMAT = "limbeck-policy-1"
+FOLDABLE = 10.0  # |mean| / scale up to which folding loses less than float32 rounding of the layer itself
 
 
 def save(blueprint: Blueprint, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
@@ -99,7 +101,8 @@ def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, str], name: str)
 
 
 def check(blueprint: Blueprint) -> None:
-    """Every shape against the next, the first against the view, the last against the head."""
+    """Every shape against the next, the first against the view, the last against the head, the head against the actions."""
+    _check_head(blueprint.head, blueprint.spec)
     spaces.check_view(blueprint.spec.observation_space, blueprint.view)
     width = spaces.flat_size(blueprint.spec.observation_space, blueprint.view)
     if blueprint.normaliser is not None and blueprint.normaliser.mean.shape != (width,):
@@ -116,16 +119,47 @@ def check(blueprint: Blueprint) -> None:
                     f"a layer takes {given} numbers where {size} arrive: the policy does not fit {blueprint.spec.observation_space}."
                 )
             size = layer.weight.shape[1] if isinstance(layer, Dense) else layer.size
+            wanted = (
+                ((given, size), (size,))
+                if isinstance(layer, Dense)
+                else ((given, 3 * size), (size, 3 * size), (3 * size,), (3 * size,))
+            )
+            if tuple(array.shape for array in layer_arrays(layer)) != wanted:
+                raise InputError(
+                    f"a layer's arrays have shapes {[a.shape for a in layer_arrays(layer)]}, allowed {list(wanted)}."
+                )
         if layers and size != outputs:
             raise InputError(
                 f"the last layer gives {size} numbers, the head needs {outputs}: the policy does not fit {blueprint.spec.action_space}."
             )
 
 
+def _check_head(head: Head, spec: Spec) -> None:
+    """A head from a file must be one that acts in its action space: its words and numbers reach exported code."""
+    if head.kind not in get_args(HeadKind):
+        raise InputError(f"unknown head {printable(head.kind)!r}. Allowed: {', '.join(get_args(HeadKind))}.")
+    wanted = spaces.head_for(spec.action_space, head.kind)
+    start = head.start or (0,) * len(wanted.start)
+    if (head.sizes, head.low, head.high, start, head.shape) != (
+        wanted.sizes,
+        wanted.low,
+        wanted.high,
+        wanted.start,
+        wanted.shape,
+    ):
+        raise InputError(f"the policy's {head.kind} head does not act in {spec.action_space}. Export the policy again.")
+
+
 def fold(blueprint: Blueprint) -> Blueprint:
-    """The same policy with an unclipped normaliser folded into its first layer (fewer stored numbers, same function)."""
+    """The same policy with an unclipped normaliser folded into its first layer: fewer stored numbers, same function.
+
+    Observations far from zero for their spread (a temperature in kelvin) keep their normaliser: folded, float32 would
+    cancel and the student would no longer be the one that was trained.
+    """
     norm = blueprint.normaliser
     if norm is None or not math.isinf(norm.clip) or not blueprint.layers:
+        return blueprint
+    if (np.abs(norm.mean) > FOLDABLE * norm.scale).any():
         return blueprint
     history = blueprint.view.history
     mean, scale = (np.tile(a.astype(np.float64), history) for a in (norm.mean, norm.scale))

@@ -8,16 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from limbeck import runs, settings, storage, tasks, teachers
+from limbeck import machine, runs, settings, storage, tasks, teachers
 from limbeck.assets import bundled
 from limbeck.contracts import RunResult, Task, Teacher
 from limbeck.errors import InputError
 from limbeck.runs import Tell
 from limbeck.settings import Recipe
-from limbeck.stages import learn, ship
-from limbeck.students.grammar import parse
+from limbeck.stages import learn, refusals, ship
 
 
 def distill(
@@ -33,7 +30,7 @@ def distill(
     recipe, task, teacher = _load(values, options, teacher_object, env_object, tell)
     folder = folder or default_folder(recipe, task)
     runs.refuse_foreign(folder)
-    with storage.locked(folder):
+    with storage.locked(folder), machine.steady(recipe.threads):
         run = runs.open_run(folder, recipe, tell)
         here = learn.verify(run, task, teacher)  # is the teacher what it should be?
         family, imitated = learn.imitate_rounds(here)  # collect <> imitate, racing between rounds
@@ -52,8 +49,6 @@ def _load(
 ) -> tuple[Recipe, Task, Teacher]:
     """Everything that can be refused is refused here, before a folder is touched."""
     recipe = settings.recipe_from(settings.with_options(values, options))
-    parse(recipe.students)
-    torch.set_num_threads(recipe.threads)
     tasks.watchdog.limit_seconds = recipe.task.step_timeout
     task = tasks.resolve(
         env_object if env_object is not None else settings.named("environment", recipe.env), **recipe.task.kwargs
@@ -68,6 +63,7 @@ def _load(
         tell("load", note)
     if teacher.info.unread:
         tell("load", f"left unread because reading would run code: {', '.join(teacher.info.unread)}")
+    refusals.refuse(recipe, task, teacher)
     return replace(recipe, teacher_sha256=teacher.info.sha256), task, teacher
 
 

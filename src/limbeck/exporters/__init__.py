@@ -49,6 +49,11 @@ def targets() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in _PARTS)
 
 
+def missing(target: str) -> str:
+    """What this machine lacks to run a target, in words; empty when nothing."""
+    return _module(target).missing()
+
+
 def export(
     blueprint: Blueprint,
     folder: Path,

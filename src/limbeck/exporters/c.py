@@ -290,7 +290,7 @@ def _comment(blueprint: Blueprint) -> str:
     return "\n".join(
         [
             f"/* Policy {comment_text(blueprint.name)} for {comment_text(blueprint.spec.name)}, written by Limbeck.",
-            f" * {blueprint.parameters} parameters, {blueprint.multiply_adds} multiply-adds, head {blueprint.head.kind}.",
+            f" * {blueprint.parameters} parameters, {blueprint.multiply_adds} multiply-adds, head {comment_text(blueprint.head.kind)}.",
             " * Observation, float32:",
             *parts,
             " * Action: executed, that is offset, clipped, squashed and scaled as the environment wants it.",

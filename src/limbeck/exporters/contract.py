@@ -214,7 +214,7 @@ def _card(blueprint: Blueprint, described: Mapping[str, Any]) -> str:
     uses = "\n".join(_USES[target] for target in described["targets"] if target in _USES)
     return f"""# {_words(blueprint.name)} for {_words(blueprint.spec.name)}
 
-{blueprint.parameters:,} parameters, {blueprint.multiply_adds:,} multiply-adds per step, head `{blueprint.head.kind}`,
+{blueprint.parameters:,} parameters, {blueprint.multiply_adds:,} multiply-adds per step, head `{_words(blueprint.head.kind)}`,
 deterministic. The normaliser, history, clipping and scaling are inside; the action is the executed one.
 
 Input: {described["input"]["size"]} float32 numbers.

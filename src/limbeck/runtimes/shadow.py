@@ -14,11 +14,13 @@ TOLERANCE = 1e-5  # of a continuous action, relative to max(1, |action|): float 
 
 
 class Shadowed:
-    """Plays like `main` and counts, for every shadow, the rows in which its executed action differs."""
+    """Plays like `main` and counts, for every shadow, the rows in which its executed action differs.
+
+    Rows that only pad a batch count too: a difference there costs a proof of its own, never a wrong verdict.
+    """
 
     def __init__(self, main: Policy, shadows: Mapping[str, Policy]) -> None:
         self._main, self._shadows = main, dict(shadows)
-        self.rows = 0
         self.different = dict.fromkeys(shadows, 0)
 
     @property
@@ -28,6 +30,11 @@ class Shadowed:
     @property
     def head(self) -> Head:
         return self._main.head
+
+    def agreed(self) -> str:
+        """What to say of a shadow that never differed, in a note."""
+        exact = "" if self.head.discrete else f" to {TOLERANCE:g}"
+        return f"shares the verdict: the same action{exact} throughout the proof"
 
     def initial_state(self, batch: int) -> State:
         state = {f"main/{k}": v for k, v in self._main.initial_state(batch).items()}
@@ -42,7 +49,6 @@ class Shadowed:
             other = shadow(obs, _part(state, name), first)
             after |= {f"{name}/{k}": v for k, v in other.state.items()}
             self.different[name] += int(differs(action, executed(other, shadow.head)).sum())
-        self.rows += len(action)
         return PolicyOutput(output.params, after, output.value, output.features, action)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from limbeck import (
+    blueprints,
     collection,
     imitation,
     losses,
@@ -25,7 +26,6 @@ from limbeck import (
 from limbeck.collection import Plan
 from limbeck.contracts import Blueprint, Evaluation, Mode, Policy, Task, Teacher, View
 from limbeck.dataset import Dataset, open_dataset
-from limbeck.errors import InputError
 from limbeck.objective import Term
 from limbeck.polish import evolution
 from limbeck.reporting.reading import build
@@ -102,7 +102,6 @@ def new_family(here: Scene) -> Family:
     recipe, teacher = here.run.recipe, here.teacher.policy
     name = losses.choose(recipe.imitate.loss, teacher.head)
     view = View(recipe.keys, recipe.indices, recipe.history)
-    spaces.check_view(here.task.spec.observation_space, view)
     inputs = spaces.flat_size(here.task.spec.observation_space, view) * view.history
     head = losses.student_head(name, teacher.head)
     port = Port(here.task.spec, view, head, inputs)
@@ -110,12 +109,8 @@ def new_family(here: Scene) -> Family:
 
 
 def terms_for(here: Scene) -> tuple[Term, ...]:
-    """The objective's terms; hard labels are refused where the task has none."""
+    """The objective's terms."""
     imitate = here.run.recipe.imitate
-    if imitate.hard_weight and not here.task.has_answers:
-        raise InputError(
-            f"imitate.hard_weight = {imitate.hard_weight:g} needs hard labels, which {here.task.name} does not have. Set it to 0."
-        )
     return objective.mixture(losses.choose(imitate.loss, here.teacher.policy.head), imitate.hard_weight)
 
 
@@ -333,7 +328,7 @@ def polish(here: Scene, family: Family, chosen: Sequence[Chosen]) -> tuple[list[
     target = here.random_mean + goal * (here.teacher_mean - here.random_mean)
     finished, steps, seconds = [], 0, 0.0
     for one in chosen:
-        short = one.mean_return < target and one.blueprint.parameters <= settings.max_parameters
+        short = one.mean_return < target and blueprints.fold(one.blueprint).parameters <= settings.max_parameters
         if not (settings.enabled and short):
             finished.append(one)
             continue

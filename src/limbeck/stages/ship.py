@@ -149,7 +149,7 @@ def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: 
     notes, steps = {played_by: "played the proof"}, found.env_steps
     for target, policy in others:
         if not shadowed.different[target]:
-            notes[target] = f"shares the verdict: the same action in all {shadowed.rows:,} rows of the proof"
+            notes[target] = shadowed.agreed()
             continue
         own = prove_policy(here, policy, one.member.name, target, bounds, cache)
         steps += own.env_steps
