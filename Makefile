@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all lint types bench docs clean
+.PHONY: demo test test-all lint types bench clean
 
 demo: $(VENV)/.demo  ## The whole job on the bundled teacher: a proved, exported family and its report.
 	$(BIN)/limbeck demo

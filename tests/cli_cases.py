@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
     "race": {"rounds": [2], "episodes": 2, "final_episodes": 4},
     "polish": {"generations": 3, "pairs": 2, "episodes": 2, "validation_episodes": 4, "validate_every": 2},
     "verify": {"episodes": 4, "random_episodes": 8},
-    "prove": {"max_episodes": 60, "chunk": 8, "bound_episodes": 10, "retain": 0.1},
+    "prove": {"max_episodes": 60, "chunk": 8, "bound_episodes": 10, "retain": 0.5},
     "export": {"golden_steps": 32},
 }
 

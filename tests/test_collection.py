@@ -165,3 +165,66 @@ def test_a_labelled_set_stores_its_answers():
     right = {tuple(x): y for x, y in zip(task.inputs, task.labels, strict=True)}
     assert all(right[tuple(x)] == y for x, y in zip(c["obs"], c["hard"], strict=True))
     assert ((c["reward"] == 1.0) == (c["hard"] == 1)).all()
+
+
+def network(task, kind, seed=0, noise=0.0):
+    """One random layer with a head of that kind; standard deviations of e**noise where it has them."""
+    base = spaces.head_for(task.spec.action_space, kind)
+    width = base.width
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(spaces.flat_size(task.spec.observation_space), width)).astype(np.float32)
+    bias = np.zeros(width, np.float32)
+    if kind in ("squashed", "gaussian"):
+        weight[:, width // 2 :], bias[width // 2 :] = 0, noise
+    return NumpyPolicy(Blueprint(task.spec, base, (Dense(weight, bias),)))
+
+
+@pytest.mark.parametrize("kind", ["squashed", "tanh", "gaussian", "deterministic"])
+def test_what_is_said_for_an_executed_action_executes_to_it(kind):
+    head = Head(kind, (2,), (-2.0, 0.0), (2.0, 1.0), shape=(2,))
+    wanted = np.random.default_rng(0).uniform(head.low, head.high, (500, 2)).astype(np.float32)
+    wanted[0], wanted[1] = head.low, head.high
+    got = distributions.execute(head, distributions.said_for(head, wanted))
+    assert np.abs(got - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["squashed", "tanh", "gaussian"])
+def test_random_actions_are_uniform_in_what_is_executed(kind):
+    task = tasks.resolve("Pendulum-v1")
+    plan = Plan(2000, 4, "teacher", random_share=1.0)
+    executed = collection.collect(task, network(task, kind), [], plan, 0, 0).columns["executed"][:, 0]
+    counts = np.histogram(executed, 10, (-2, 2))[0]
+    assert counts.sum() == 2000
+    assert ((counts - 200) ** 2 / 200).sum() < 33.7  # chi-square, 9 degrees of freedom, 1 in 10,000
+
+
+def test_a_driving_teacher_acts_in_its_own_mode():
+    task = tasks.resolve("Pendulum-v1")
+    teacher, student = network(task, "squashed", noise=-1.0), network(task, "squashed", 1)
+    drawn = {}
+    for mode in ("greedy", "sampled"):
+        c = collection.collect(
+            task, teacher, [student], Plan(400, 4, "beta", beta=1.0, teacher_mode=mode), 0, 0
+        ).columns
+        drawn[mode] = c["action"] - np.clip(c["teacher/params"][:, :1], -3, 3)
+    assert np.abs(drawn["greedy"]).max() < 1e-5
+    assert drawn["sampled"].std() > 0.2  # e**-1, less what the clipping to [-3, 3] takes
+
+
+def test_blending_with_a_q_teacher_is_at_the_temperature_the_student_learns():
+    task = tasks.resolve("CartPole-v1")
+    q = Head("q", (2,))
+    teacher = NumpyPolicy(
+        Blueprint(task.spec, q, (Dense(np.zeros((4, 2), np.float32), np.array([0, 100], np.float32)),))
+    )
+    level = NumpyPolicy(
+        Blueprint(
+            task.spec,
+            spaces.head_for(task.spec.action_space),
+            (Dense(np.zeros((4, 2), np.float32), np.zeros(2, np.float32)),),
+        )
+    )
+    for tau, share in ((1.0, 1.0), (100.0, 1 / (1 + np.exp(-1)))):
+        plan = Plan(2000, 4, "trb", trust=100.0, temperature=tau)
+        c = collection.collect(task, teacher, [level], plan, 0, 0).columns
+        assert abs((c["action"] == 1).mean() - share) <= 5 * np.sqrt(share * (1 - share) / 2000)

@@ -68,7 +68,10 @@ def test_the_same_settings_give_the_same_students_by_every_road(tmp_path, capsys
         again.bill.env_steps
         == result.bill.env_steps
         == said["bill"]["verify_steps"]
-        + sum(said["bill"][key] for key in ("collection_steps", "race_steps", "polish_steps", "proof_steps"))
+        + sum(
+            said["bill"][key]
+            for key in ("collection_steps", "race_steps", "polish_steps", "proof_steps", "other_steps")
+        )
     )
     assert [m.proof and m.proof.student_returns for m in again.members] == [
         m.proof and m.proof.student_returns for m in result.members

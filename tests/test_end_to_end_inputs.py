@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import limbeck
 from limbeck import blueprints, cli, distributions, storage, tasks, teachers
 from limbeck.dataset import open_dataset
-from limbeck.errors import InputError
+from limbeck.errors import InputError, StorageError
 from limbeck.reporting import load_result
 
 # ---------------------------------------------------------------- teachers of every kind
@@ -105,6 +105,19 @@ def test_a_teacher_with_its_normaliser_beside_it(tmp_path):
     stored = open_dataset(tmp_path / "run" / "dataset", "Pendulum-v1")
     predicted = model.predict(env.normalize_obs(stored.column("obs")), deterministic=True)[0]
     assert np.allclose(stored.column("teacher/params")[:, :1].clip(-2, 2), predicted, atol=1e-3)
+    env.obs_rms.mean += 1.0
+    env.save(str(tmp_path / "vec_normalize.pkl"))
+    with pytest.raises(StorageError, match="teacher_sha256"):
+        small(
+            tmp_path / "swinger.zip",
+            "Pendulum-v1",
+            tmp_path / "run",
+            options=["export.targets=c"],
+            accept_teacher=True,
+            retain=0.05,
+        )
+    with pytest.raises(StorageError, match="no longer what"):
+        limbeck.prove(f"{tmp_path / 'run'}:{result.members[0].name}")
     (tmp_path / "vec_normalize.pkl").unlink()
     with pytest.raises(InputError, match="normaliser"):
         small(tmp_path / "swinger.zip", "Pendulum-v1", tmp_path / "without")

@@ -72,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = limbeck("distill", tiny(folder), "--out", folder / "run", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["complete"] is True
+    assert json.loads(done.stdout)["task"] == "CartPole-v1"
     return folder / "run"
 
 
@@ -378,7 +378,7 @@ def test_every_verb_prints_json_alone(
         ["prove", f"{finished}:linear-s0", "--retain", "0.1"],
         ["prove", policy, TEACHER, "CartPole-v1", *few],
         ["prove", policy, TEACHER, "CartPole-v1", "--plan", *few],
-        ["export", finished, "--to", "c"],
+        ["export", finished, "--members", "linear-s0", "--to", "c"],
         ["export", policy, "--out", "exported"],
         ["check", finished],
         ["report", finished],

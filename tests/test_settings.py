@@ -1,12 +1,16 @@
 """Recipes: strict, checked whole, resolved and re-runnable."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from limbeck import recipes, settings
+from limbeck import recipes, settings, tasks
+from limbeck.assets import bundled
 from limbeck.errors import InputError
+from limbeck.students.grammar import parse
 
 BASE = {"teacher": "t.zip", "env": "CartPole-v1"}
 
@@ -96,3 +100,19 @@ def test_anything_is_a_recipe_or_one_clear_line(values):
     except InputError as error:
         message = str(error)
         assert "\n" not in message
+
+
+def test_task_arguments_that_no_file_can_hold_are_refused():
+    settings.recipe_from({**BASE, "task": {"kwargs": {"a": 1, "b": [True, None, {"c": "x"}], "d": (0.5, 2)}}})
+    with pytest.raises(InputError, match=r"task\.kwargs\.b\.c is object"):
+        settings.recipe_from({**BASE, "task": {"kwargs": {"a": 1, "b": {"c": object()}}}})
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_recipes_that_ship_are_sound(path):
+    recipe = settings.recipe_from(recipes.read(path))
+    assert tasks.resolve(recipe.env).name == recipe.env
+    assert Path(bundled(recipe.teacher)).is_file()
+    assert len(parse(recipe.students)) == 24

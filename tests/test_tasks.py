@@ -153,3 +153,44 @@ def test_labelled_refuses_what_is_no_data():
         tasks.labelled("bad", np.zeros((10, 2)), np.zeros(9))
     with pytest.raises(InputError, match="NaN"):
         tasks.labelled("bad", np.full((10, 2), np.nan), np.zeros(10))
+
+
+def test_slow_lanes_together_may_take_longer_than_one_call_may(monkeypatch):
+    class Slow(Faulty):
+        def step(self, action):
+            time.sleep(0.25)
+            return np.zeros(3, np.float32), 1.0, True, False, {}
+
+    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 1.0)  # eight lanes take two seconds, each a quarter of one
+    assert rollout.play(None, tasks.resolve(lambda: Slow("none")), seeds(8), mode="uniform").env_steps == 8
+
+
+def test_an_environment_that_is_never_built_is_a_fault(monkeypatch):
+    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 0.6)
+    with pytest.raises(EnvironmentFault, match=r"building did not return within 0\.6 s"):
+        tasks.resolve(lambda: time.sleep(3600))
+
+
+def test_a_limit_set_inside_ends_with_the_block():
+    before = tasks.watchdog.limit_seconds
+
+    @tasks.own_limit()
+    def refused():
+        tasks.watchdog.limit_seconds = before + 1
+        raise InputError("out")
+
+    with pytest.raises(InputError):
+        refused()
+    assert tasks.watchdog.limit_seconds == before
+
+
+def test_a_missing_plugin_is_named_as_pip_knows_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(InputError, match=r"Run: pip install minigrid$"):
+        tasks.resolve("MiniGrid-Empty-5x5-v0")
+
+
+def test_a_labelled_set_knows_how_many_rows_it_has_for_proofs():
+    task = tasks.labelled("toy", np.eye(40), np.arange(40) % 2)
+    assert task.proof_episodes == len({task.row(seed) for seed in seeds(task.proof_episodes, "proof")}) == 10
+    assert tasks.resolve("CartPole-v1").proof_episodes is None

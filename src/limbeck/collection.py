@@ -33,6 +33,7 @@ class Plan:
     trust: float = 0.0  # nats of KL(behaviour || student), for driver "trb"
     random_share: float = 0.0  # of the teacher's actions
     teacher_mode: Mode = "greedy"
+    temperature: float = 1.0  # tau that Q students learn softmax(Q / tau) with: trb blends towards the same
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def collect(
     recorder = _Recorder(count)
     try:
         step, taken = lanes.start(), 0
-        while taken + count <= max(plan.steps, count):  # a budget is never overrun
+        while taken + count <= max(plan.steps, count):  # never beyond the plan, but for the one step of each lane
             said, driver, labels = driving.act(step)
             answers = lanes.answers()
             executed = distributions.execute(driving.head, said)
@@ -107,10 +108,8 @@ class _Driving:
         said = distributions.said(self.head, params)
         if self._plan.driver == "beta" and teacher_params is not None:
             take = self._rng.random(self._count) < self._plan.beta
-            said[take] = to_head(self._teacher.head, self.head, distributions.said(self._teacher.head, teacher_params))[
-                take
-            ]
-            driver[take] = TEACHER
+            taught = distributions.said(self._teacher.head, teacher_params, self._plan.teacher_mode, self._rng)
+            said[take], driver[take] = to_head(self._teacher.head, self.head, taught)[take], TEACHER
         return said, driver, labels
 
     def _teacher_says(self, params: Floats | None) -> tuple[Array, NDArray[np.uint8]]:
@@ -121,7 +120,7 @@ class _Driving:
             take = self._rng.random(self._count) < self._plan.random_share
             if take.any():
                 drawn = np.concatenate([uniform(self.head, self._rng) for _ in range(self._count)])
-                said[take], driver[take] = drawn[take], RANDOM
+                said[take], driver[take] = distributions.said_for(self.head, drawn)[take], RANDOM
         return said, driver
 
     def _student_params(self, step: Step) -> Floats:
@@ -138,6 +137,8 @@ class _Driving:
             raw = to_head(self._teacher.head, self.head, distributions.said(self._teacher.head, teacher))
             return student[:, :n] + trusted_shift(raw - student[:, :n], self._plan.trust, self.head)
         wanted = distributions.canonical(self._teacher.head, teacher)[0]
+        if self._teacher.head.kind == "q":
+            wanted = wanted / np.float32(self._plan.temperature)
         mixed = trusted_logits(self.head, student, wanted, self._plan.trust)
         return distributions.said(self.head, mixed, "sampled", self._rng)
 
@@ -167,7 +168,8 @@ def trusted_shift(difference: Floats, trust: float, head: Head) -> Floats:
 
 
 def to_head(teacher: Head, student: Head, said: Array) -> Array:
-    """A teacher's said action in the student's terms: the same for one family, clipped where a mean meets a bound."""
+    """A teacher's said action in the student's terms: the same, but for pre-tanh values, which are clipped to where tanh is
+    not yet flat. Bounds of the executed action are left to `execute`."""
     if teacher.kind in ("squashed", "tanh") and student.kind in ("squashed", "tanh"):
         return np.clip(said, -distributions.PRE_TANH_LIMIT, distributions.PRE_TANH_LIMIT)
     return said

@@ -1,4 +1,4 @@
-"""What a policy says, in numpy: greedy and sampled actions, execution, entropy, divergences, and the stored form of labels.
+"""What a policy says, in numpy: greedy and sampled actions, execution, divergences, and the stored form of labels.
 
 A *said* action is what the distribution produced (an index, a mean, a pre-tanh value); the *executed* action is what
 the environment receives (offset, clipped, squashed and scaled). Both are kept in data sets because copying the one
@@ -72,6 +72,16 @@ def execute(head: Head, action: Array) -> Array:
     return np.clip(values, low, high).astype(np.float32).reshape(batch, *head.shape)
 
 
+def said_for(head: Head, executed: Array) -> Array:
+    """Said actions [B, n] of a squashed or tanh head that execute to [B, n] within its bounds, but for the last millionth
+    of the range at either end, where the pre-tanh value grows without limit; other heads say what is executed."""
+    if head.kind not in ("squashed", "tanh"):
+        return executed
+    low, high = (bound.astype(np.float64) for bound in bounds(head))
+    share = 2 * (executed - low) / np.maximum(high - low, np.finfo(np.float64).tiny) - 1
+    return np.arctanh(np.clip(share, -1 + 2e-6, 1 - 2e-6)).astype(np.float32)
+
+
 def bounds(head: Head) -> tuple[Floats, Floats]:
     """[n] bounds of the executed action; infinite where none were declared."""
     n = sum(head.sizes)
@@ -105,21 +115,6 @@ def canonical(head: Head, params: Floats) -> tuple[Floats, Floats | None]:
 
 
 # ---------------------------------------------------------------- numbers about distributions
-
-
-def entropy(head: Head, params: Floats) -> NDArray[np.float64]:
-    """[B] entropy in nats; 0 for heads that describe no randomness. Squashed heads: of the pre-tanh Gaussian."""
-    match head.kind:
-        case "categorical" | "multicategorical":
-            logs = [log_softmax(g).astype(np.float64) for g in groups(head, params)]
-            return -sum((np.exp(x) * x).sum(axis=1) for x in logs)
-        case "bernoulli":
-            p = sigmoid(params.astype(np.float64))
-            return -(p * -np.logaddexp(0, -params) + (1 - p) * -np.logaddexp(0, params)).sum(axis=1)
-        case "gaussian" | "squashed":
-            log_std = np.clip(np.split(params, 2, axis=1)[1], *LOG_STD_RANGE).astype(np.float64)
-            return (log_std + 0.5 * np.log(2 * np.pi * np.e)).sum(axis=1)
-    return np.zeros(len(params))
 
 
 def kl(head: Head, p: Floats, q: Floats) -> NDArray[np.float64]:

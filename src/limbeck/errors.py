@@ -43,9 +43,9 @@ class EnvironmentFault(LimbeckError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'mlp'?"`, or the empty string when nothing is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """`"; did you mean 'mlp'?"`, or a full stop when nothing is close: the end of a sentence."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:

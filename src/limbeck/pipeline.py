@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limbeck import machine, runs, settings, storage, tasks, teachers
+from limbeck import identity, machine, runs, settings, storage, tasks, teachers
 from limbeck.assets import bundled
 from limbeck.contracts import RunResult, Task, Teacher
 from limbeck.errors import InputError
@@ -17,6 +17,7 @@ from limbeck.settings import Recipe
 from limbeck.stages import learn, refusals, ship
 
 
+@tasks.own_limit()
 def distill(
     values: Mapping[str, Any],
     options: Sequence[str],
@@ -31,7 +32,9 @@ def distill(
     folder = folder or default_folder(recipe, task)
     runs.refuse_foreign(folder)
     with storage.locked(folder), machine.steady(recipe.threads):
-        run = runs.open_run(folder, recipe, tell)
+        if (folder / runs.RESULT).exists():
+            tell("run", f"{folder} is finished: what it found is told again")
+        run = runs.open_run(folder, recipe, tell, identity.of_task(task))
         here = learn.verify(run, task, teacher)  # is the teacher what it should be?
         family, imitated = learn.imitate_rounds(here)  # collect <> imitate, racing between rounds
         chosen, choice = learn.choose(here, family)  # one member of each size
@@ -39,8 +42,8 @@ def distill(
         chosen = ship.save_students(here, chosen)
         artifacts = ship.export(here, chosen)  # written, compiled, checked against golden sequences
         proofs = ship.prove(here, chosen, artifacts)  # the artefact itself plays
-        result = ship.conclude(here, chosen, artifacts, proofs, imitated, choice, polished)
-        ship.present(here, chosen, result)  # video, page, manifest
+        result = ship.conclude(here, chosen, artifacts, proofs, imitated, choice, polished)  # video, bill, result.json
+        ship.present(here)  # page, manifest
     return result
 
 
@@ -55,16 +58,17 @@ def _load(
     )
     source = teacher_object if teacher_object is not None else bundled(settings.named("teacher", recipe.teacher))
     teacher = teachers.load(source, task.spec, normaliser=recipe.normaliser)
-    if recipe.teacher_sha256 not in (None, teacher.info.sha256):
+    digest = identity.of_teacher(teacher)
+    if recipe.teacher_sha256 not in (None, digest):
         raise InputError(
-            f"{recipe.teacher} has SHA-256 {teacher.info.sha256}, the recipe was made with {recipe.teacher_sha256}. Use that file, or drop teacher_sha256."
+            f"{recipe.teacher} has SHA-256 {digest} (its normaliser counted in), the recipe was made with {recipe.teacher_sha256}. Use that file, or drop teacher_sha256."
         )
     for note in (*getattr(task, "notes", ()), *teacher.info.notes):
         tell("load", note)
     if teacher.info.unread:
         tell("load", f"left unread because reading would run code: {', '.join(teacher.info.unread)}")
     refusals.refuse(recipe, task, teacher)
-    return replace(recipe, teacher_sha256=teacher.info.sha256), task, teacher
+    return replace(recipe, teacher_sha256=digest), task, teacher
 
 
 def default_folder(recipe: Recipe, task: Task) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from limbeck import storage
 from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
-from limbeck.errors import IncompleteError, InputError, printable
+from limbeck.errors import InputError, printable
 
 if TYPE_CHECKING:
     from limbeck.exporters import CheckRow
@@ -24,7 +25,7 @@ def show(verb: str, result: Any, as_json: bool) -> int:
         PRINTERS[verb](result)
     if verb == "check":
         return InputError.exit_code if any(row.ok is False for row in result) else 0
-    return IncompleteError.exit_code if isinstance(result, RunResult) and not result.complete else 0
+    return 0
 
 
 def _run(result: RunResult) -> None:
@@ -55,18 +56,32 @@ def _words(value: Any) -> str:
 
 def _proof(result: Proof | dict[str, Any]) -> None:
     if isinstance(result, dict):
-        for key, value in result.items():
-            print(f"{key.replace('_', ' '):<24} {value:g}" if isinstance(value, (int, float)) else f"{key:<24} {value}")
+        _plan(result)
         return
     print(
         f"{result.verdict}: {printable(result.member)} against {100 * result.retain:g} % of the teacher on {printable(result.task)}"
     )
+    low = f">= {100 * result.retention_low:.1f} %" if math.isfinite(result.retention_low) else "no lower bound yet"
     print(f"episodes         {result.episodes}, played by {result.played_by}")
     print(
-        f"retention        {100 * result.retention:.1f} % measured, >= {100 * result.retention_low:.1f} % at {100 * (1 - result.alpha):g} % confidence"
+        f"retention        {100 * result.retention:.1f} % measured, {low} at {100 * (1 - result.alpha):g} % confidence"
     )
     print(f"bounds           [{result.bounds.floor:.1f}, {result.bounds.ceiling:.1f}]: {result.bounds.source}")
     print(f"reason           {printable(result.reason, 400)}")
+
+
+def _plan(forecast: dict[str, Any]) -> None:
+    """A forecast from a small pilot, as a sentence; --json has its numbers."""
+    pilot = f"a pilot of {forecast['pilot_episodes']} episodes"
+    if forecast["median"] is None:
+        print(
+            f"not likely to be proved within the most episodes allowed, by {pilot}: raise --max-episodes or lower --retain"
+        )
+        return
+    most = "more than allowed" if forecast["nine_in_ten"] is None else f"{forecast['nine_in_ten']:.0f}"
+    print(
+        f"about {forecast['median']:.0f} episodes ({most} in one of ten proofs), about {forecast['env_steps']:,} environment steps, by {pilot}"
+    )
 
 
 def _artifacts(made: list[Artifact]) -> None:
@@ -85,7 +100,12 @@ def _checks(rows: list[CheckRow]) -> None:
 
 
 def _taught(result: Any) -> None:
-    for key, value in storage.plain(result).items():
+    told = storage.plain(result)
+    measured = told.pop("evaluation")
+    told["return"] = (
+        f"{measured['mean']:.1f} [{measured['low']:.1f}, {measured['high']:.1f}] over {measured['episodes']} fresh episodes"
+    )
+    for key, value in told.items():
         print(f"{key.replace('_', ' '):<18} {printable(_words(value), 400)}")
 
 

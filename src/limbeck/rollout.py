@@ -3,7 +3,8 @@
 Results are a function of the seeds alone. A matrix product may round differently in another row or for another batch
 size, and one flipped bit can change a chaotic episode, so a policy is always called with blocks of BLOCK rows and
 seed number i always sits in row i mod BLOCK: the number of parallel slots changes nothing, nor does playing the seeds
-in several calls that say by `number` where each begins.
+in several calls that say by `number` where each begins. That holds where the slots divide BLOCK or are a multiple of
+it, as all that `play` chooses do; a ready-made vector environment of another size is a layout of its own.
 """
 
 from __future__ import annotations

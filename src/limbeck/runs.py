@@ -63,19 +63,21 @@ def _listed(folder: Path) -> list[Path]:
         raise StorageError(f"{folder} cannot be read: {error.strerror}. Choose another --out.") from error
 
 
-def open_run(folder: Path, recipe: Recipe, tell: Tell) -> Run:
-    """Create the folder's identity, or check that it belongs to this recipe."""
+def open_run(folder: Path, recipe: Recipe, tell: Tell, task: Mapping[str, Any]) -> Run:
+    """Create the folder's identity, or check that it belongs to this recipe, teacher and task (`identity.of_task`)."""
     path = folder / RECIPE
     if path.exists():
         stored = _stored_recipe(path)
         if recipe.seconds is not None and recipe.seconds_rounds is None:  # the number a time limit became stands
             recipe = replace(recipe, seconds_rounds=stored.get("seconds_rounds"))
         changed = recipes.changed_keys(stored, storage.plain(recipe))
+        identity = storage.read_json(folder / IDENTITY)
+        stands = identity.get("task", {})  # what a recipe does not tell of an environment that is an object
+        changed += [key for key, value in storage.plain(task).items() if stands.get(key) != value]
         if changed:
             raise StorageError(
                 f"{folder} was made by another recipe: {', '.join(changed)} differ{'s' * (len(changed) == 1)}. Choose another --out, or the same settings to continue."
             )
-        identity = storage.read_json(folder / IDENTITY)
         if identity["versions"]["limbeck"] != machine.versions()["limbeck"]:
             tell(
                 "run",
@@ -84,7 +86,7 @@ def open_run(folder: Path, recipe: Recipe, tell: Tell) -> Run:
         return Run(folder, recipe, identity, tell)
     refuse_foreign(folder)
     identity = {"versions": machine.versions(), "machine": machine.describe(), "seed": recipe.seed, "threads": recipe.threads,
-                "teacher_sha256": recipe.teacher_sha256}  # fmt: skip
+                "teacher_sha256": recipe.teacher_sha256, "task": storage.plain(task)}  # fmt: skip
     storage.write_json(folder / IDENTITY, identity)
     recipes.write(path, recipe)
     return Run(folder, recipe, identity, tell)

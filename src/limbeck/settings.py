@@ -1,4 +1,8 @@
-"""Every stage's settings, frozen and checked strictly. No torch, no gymnasium: `--help` and recipe checks need only this."""
+"""Every stage's settings, frozen and checked: no unknown key, every number in its range.
+
+Options of the command line are text, so text that reads as the wanted type is taken ("3" for 3, "true" for True).
+No torch, no gymnasium: `--help` and recipe checks need only this.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +111,7 @@ class Recipe:
     normaliser: str | None = None  # vec_normalize.pkl; None: one beside the teacher is used
     teacher_sha256: str | None = None
     threads: int = 1  # of torch; part of the run's identity
-    history: int = 1  # frames a memoryless student sees
+    history: int = 1  # frames a student sees, with a GRU too
     keys: tuple[str, ...] | None = None  # entries of a Dict observation the student sees
     indices: tuple[int, ...] | None = None  # positions of the flat observation the student sees
     task: TaskSettings = TaskSettings()
@@ -166,6 +170,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
             f"the recipe has {len(problems)} wrong value{'s' * (len(problems) > 1)}: {'; '.join(problems)}."
         ) from error
     _check_ranges(recipe)
+    _refuse_objects(recipe.task.kwargs, "task.kwargs")
     return recipe
 
 
@@ -223,6 +228,22 @@ def _refuse_unknown(values: Mapping[str, Any], owner: type, prefix: str) -> None
             raise InputError(
                 f"the recipe lacks {' and '.join(missing)}. Needed: teacher (a file) and env (an environment id)."
             )
+
+
+def _refuse_objects(value: Any, where: str) -> None:
+    """What cannot be written into recipe.yaml cannot be run again from it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _refuse_objects(key, f"a key of {where}")
+            _refuse_objects(inner, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _refuse_objects(inner, where)
+    elif type(value) not in (type(None), bool, int, float, str):
+        raise InputError(
+            f"{printable(where)} is {printable(type(value).__name__)}, which a recipe cannot hold. Allowed: numbers, text, lists and tables; "
+            "for anything else pass env=FUNCTION that builds the environment."
+        )
 
 
 def _check_ranges(recipe: Recipe) -> None:

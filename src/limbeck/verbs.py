@@ -97,12 +97,11 @@ def distill(
     )  # fmt: skip
 
 
-def inspect(teacher: str | Path, normaliser: str | None = None) -> TeacherInfo:
+def inspect(teacher: str | Path) -> TeacherInfo:
     """Say what a teacher file is, and what code it would run if it were unpickled; nothing in it is run.
 
     Args:
         teacher: The file.
-        normaliser: VecNormalize file that belongs to it.
     """
     from limbeck import teachers
 
@@ -114,46 +113,41 @@ def prove(
     teacher: str | None = None,
     env: str | None = None,
     *,
-    retain: float = 0.95,
-    alpha: float = 0.05,
-    seed: int = 0,
-    max_episodes: int = 1000,
+    retain: float | None = None,
+    alpha: float | None = None,
+    seed: int | None = None,
+    max_episodes: int | None = None,
     normaliser: str | None = None,
     plan: bool = False,
     out: str | Path | None = None,
     options: Sequence[str] = (),
 ) -> Proof | Mapping[str, Any]:
-    """Prove that one policy keeps a share of another's return; continues a stored proof, never restarts it.
+    """Prove that one policy keeps a share of another's return; a stored proof is continued, never restarted.
+
+    For RUN:MEMBER what is not given is as the run had it.
+
+    A claim that the run did not make stands alone, beside its sequence of tests.
+
+    An artefact folder plays itself: its C is compiled and run, so give folders that you trust.
 
     Args:
         student: A policy file, an artefact folder, or a run folder's member as RUN:MEMBER.
         teacher: A policy file; not needed for RUN:MEMBER.
         env: Gymnasium id; not needed for RUN:MEMBER.
-        retain: Share r of the teacher's return over random play.
-        alpha: Error probability of the claim.
-        seed: Seed of the proof's stream.
-        max_episodes: Give up after so many.
-        normaliser: VecNormalize file of the teacher.
+        retain: Share r of the teacher's return over random play. Default: the run's, or .95.
+        alpha: Error probability of the claim. Default: the run's, or .05.
+        seed: Seed of the proof's stream; another than the run's begins a proof of its own. Default: the run's, or 0.
+        max_episodes: Give up after so many. Default: the run's, or 1000.
+        normaliser: VecNormalize file of the teacher; not for RUN:MEMBER.
         plan: Say how many episodes to expect, after a small pilot, and stop.
         out: File of the proof. Default: proof.json in the current folder, or in the run.
         options: Other settings of the stage, such as prove.chunk=16.
     """
     from limbeck import standalone
 
-    return standalone.prove(
-        student,
-        teacher,
-        env,
-        retain,
-        alpha,
-        seed,
-        max_episodes,
-        normaliser,
-        plan,
-        None if out is None else Path(out),
-        list(options),
-        say,
-    )
+    kept = None if out is None else Path(out)
+    asked = standalone.Asked(retain, alpha, seed, max_episodes, normaliser, kept, list(options))
+    return standalone.prove(student, teacher, env, asked, plan, say)
 
 
 def teach(
@@ -187,6 +181,7 @@ def export(
     members: Sequence[str] = ("smallest",),
     to: Sequence[str] = ("onnx", "c"),
     *,
+    env: str | None = None,
     out: str | Path | None = None,
 ) -> Sequence[Artifact]:
     """Export members of a run, or one policy file, to one or more targets.
@@ -195,15 +190,20 @@ def export(
         run: A run folder or a policy file.
         members: Names of members, smallest (the smallest proved one), or all.
         to: Targets: onnx, c.
+        env: Environment whose states the check replays. Default: the run's, or the one that the file names.
         out: Folder. Default: artifacts/ in the run, or beside the file.
     """
     from limbeck import standalone
 
-    return standalone.export(Path(run), members, to, None if out is None else Path(out))
+    return standalone.export(Path(run), members, to, None if out is None else Path(out), env)
 
 
 def check(folder: str | Path) -> Any:
     """Check an artefact folder: checksums, and every backend present against the golden sequences.
+
+    Compiles the folder's C code and runs it: only for folders that you trust.
+
+    C files are compiled and run: check only folders that you trust.
 
     Args:
         folder: An artefact folder, or a run folder (all its artefacts).

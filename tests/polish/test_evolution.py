@@ -35,7 +35,7 @@ def run(where, generations, start=None):
 
 def test_it_learns_to_balance_and_keeps_its_best():
     first = evolution.begin(field(), np.zeros(10, np.float32))
-    search = run(field(), 10, first)
+    search = run(field(), 20, first)
     assert first.best_return < 30
     assert search.best_return > 100
     fresh = [seeding.episode_seed(0, "select", i) for i in range(50)]
@@ -81,3 +81,17 @@ def test_members_have_streams_of_their_own():
 def test_scales_follow_the_tensors():
     theta = np.concatenate([np.full(8, 2.0), np.zeros(2)]).astype(np.float32)
     assert evolution.scales(SHAPES, theta).tolist() == [2.0] * 8 + [np.float32(0.1)] * 2
+
+
+def test_seeds_of_members_generations_and_validations_do_not_meet():
+    seen = [
+        seed
+        for member in (0, 1, 255, 256, 300)
+        for number in (0, 1, 16_384, 65_536)
+        for seed in evolution.generation_seeds(field(member=member), number)
+    ]
+    first = seeding.episode_seed(0, "polish", evolution.VALIDATION_OFFSET)
+    validation = {seeding.episode_seed(0, "polish", evolution.VALIDATION_OFFSET + i) for i in range(10**5)}
+    assert first in validation
+    assert len(set(seen)) == len(seen)
+    assert not validation & set(seen)

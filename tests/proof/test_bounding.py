@@ -1,12 +1,13 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from proof_cases import Ramp, labelled_task
+from proof_cases import BOUNDS, Ramp, labelled_task, right
 
 from limbeck import rollout, seeding, tasks
 from limbeck.contracts import Evaluation
 from limbeck.errors import InputError
-from limbeck.proof import bounding
+from limbeck.proof import bounding, proving
+from limbeck.proof.cache import ReturnCache
 from limbeck.settings import ProveSettings
 
 
@@ -86,3 +87,14 @@ def test_real_environment():
     found, steps = bounding.bounds_for(task, {"greedy": evaluation(500.0, 500.0)}, ProveSettings(bound_episodes=100), 0)
     assert found.floor < 10 < 500 < found.ceiling < 560
     assert 1500 < steps < 3500  # random play lasts about 22 steps
+
+
+def test_a_proof_never_looks_at_a_test_row_twice():
+    task = labelled_task(200)  # 50 test rows: too few for 95 %, which takes 128 of a perfect student
+    found = proving.prove(
+        right(task), right(task), task, member="m", played_by="numpy", bounds=BOUNDS, settings=ProveSettings(),
+        run_seed=0, teacher_mode="greedy", cache=ReturnCache(),
+    )  # fmt: skip
+    assert found.verdict == "not proved"
+    assert found.episodes == len({task.row(seed) for seed in found.seeds}) == task.proof_episodes == 50
+    assert bounding.affordable(task, ProveSettings(max_episodes=7)).max_episodes == 7

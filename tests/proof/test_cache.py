@@ -2,7 +2,7 @@ import pytest
 from proof_cases import labelled_task, right
 
 from limbeck import storage
-from limbeck.errors import StorageError
+from limbeck.errors import InputError, StorageError
 from limbeck.proof.cache import ReturnCache, proof_seeds
 from limbeck.seeding import stage_of
 
@@ -42,6 +42,8 @@ def test_another_teacher_s_file_and_a_damaged_one_are_refused(tmp_path):
     ReturnCache(path, "abc").returns("random", None, labelled_task(), 0, 0, 2, "sampled")
     with pytest.raises(StorageError, match="another teacher"):
         ReturnCache(path, "xyz")
+    with pytest.raises(InputError, match="identity"):
+        ReturnCache(path)
     storage.write_json(path, {"played": {"a": {"x": 1}}})
     with pytest.raises(StorageError, match="damaged"):
         ReturnCache(path, "abc")

@@ -103,11 +103,32 @@ def test_another_retention_goes_on_with_the_same_episodes():
     assert stronger.verdict == "proved"
     assert stronger.episodes > done.episodes
     assert stronger.student_returns[: done.episodes] == done.student_returns
+    assert stronger.retention_low >= 0.99
     fresh = prove(right(TASK), settings=ProveSettings(retain=0.99, max_episodes=3000))
-    assert replace(stronger, env_steps=0) == replace(fresh, env_steps=0)
+    assert stronger.episodes >= fresh.episodes, "chosen late, it needs the bound that holds for all retentions"
     weaker = prove(right(TASK), previous=done, settings=ProveSettings(retain=0.9))
     assert weaker.verdict == "proved"
     assert weaker.episodes < done.episodes
+    assert weaker.chosen_late
+    assert prove(right(TASK), previous=weaker, settings=ProveSettings(retain=0.9)).chosen_late, "and stays so"
+    assert not prove(right(TASK), previous=done).chosen_late
+
+
+def test_a_retention_chosen_late_needs_the_bound_for_all_retentions():
+    settings = ProveSettings(retain=1.2, max_episodes=3000)  # above every retention that the bound is made for
+    rows = Triples(np.full(400, 1.9), np.full(400, 1.0), np.full(400, 0.1))
+    bounds = Bounds(0.0, 2.0, "given")
+    early, late = Trial(bounds, settings, 0), Trial(bounds, settings, 0, late=True)
+    early.count(rows)
+    late.count(rows)
+    assert early.verdict == "proved"
+    assert late.verdict is None
+    assert late.log_wealth > np.log(20)
+    mild = Trial(bounds, ProveSettings(retain=1.05), 0, late=True)
+    mild.count(rows)
+    assert mild.verdict == "proved"
+    assert mild.proof(TASK, "m", "numpy", 0).retention_low >= 1.05
+    assert "all retentions" in mild.reason
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Made-up but realistic run folders for the tests of what people see. Run as a script to write one and look at it:
 
-python tests/reporting/reporting_samples.py FOLDER [hostile|incomplete|nothing|empty]
+python tests/reporting/reporting_samples.py FOLDER [hostile|partly|nothing|empty]
 """
 
 from __future__ import annotations
@@ -114,10 +114,10 @@ def result() -> RunResult:
         ),
         evaluations={"greedy": evaluation("teacher", "greedy", 268.0, 21), "sampled": evaluation("teacher", "sampled", 249.0, 44), "random": evaluation("random", "sampled", -181.0, 108)},
         mode="greedy", retain=0.95, alpha=0.05, members=members,
-        bill=Bill(28_400, 12_288, 61_900, 230_500, 402_000, 12_288, 48_000, 51.3, 612_000_000),
+        bill=Bill(28_400, 12_288, 61_900, 230_500, 402_000, 12_288, 48_000, 51.3, 612_000_000, 1_000),
         machine={"system": "Linux", "processor": "2 cores, x86-64", "memory": "8 GB"},
         versions={"limbeck": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "gymnasium": "1.4.0", "numpy": "2.4.6"},
-        complete=True, command="limbeck distill /home/ada/teachers/lunarlander_ppo_sb3.zip --env LunarLander-v3 --students mlp:64x64 mlp:16x16@4 linear --out runs/lunar --seed 0",
+        command="limbeck distill /home/ada/teachers/lunarlander_ppo_sb3.zip --env LunarLander-v3 --students mlp:64x64 mlp:16x16@4 linear --out runs/lunar --seed 0",
         notes=("LunarLander-v2 is no longer in Gymnasium; LunarLander-v3 is used, verified by the teacher's return",),
     )  # fmt: skip
 
@@ -165,11 +165,11 @@ def metrics() -> list[dict[str, object]]:
     return rows
 
 
-def incomplete() -> RunResult:
-    """Killed while proving: three proved, one undecided, one not, three never played."""
+def partly() -> RunResult:
+    """The sequence stopped: three proved, one undecided, one not, three never played."""
     whole = result()
     changed = [*whole.members[:3], member("mlp:8x8", 9, "undecided"), member("mlp:16", 12, "not proved")]
-    return replace(whole, members=[*changed, *(replace(m, proof=None) for m in whole.members[5:])], complete=False)
+    return replace(whole, members=[*changed, *(replace(m, proof=None) for m in whole.members[5:])])
 
 
 def nothing_proved() -> RunResult:
@@ -180,12 +180,12 @@ def nothing_proved() -> RunResult:
 
 
 def empty() -> RunResult:
-    return replace(result(), members=(), complete=False, bill=Bill(), machine={}, versions={}, notes=(), evaluations={})
+    return replace(result(), members=(), bill=Bill(), machine={}, versions={}, notes=(), evaluations={})
 
 
 def hostile() -> RunResult:
     """Every text that a stranger could have chosen carries an attack."""
-    whole = incomplete()
+    whole = partly()
     members = [
         replace(
             m, name=bad, spec=bad, latency={bad: Latency(1e-6, 2e-6, 10), **m.latency},
@@ -233,9 +233,7 @@ if __name__ == "__main__":
     from limbeck.reporting import write
 
     target, what = Path(sys.argv[1]), (sys.argv[2:] or ["result"])[0]
-    made = {"result": result, "incomplete": incomplete, "nothing": nothing_proved, "empty": empty, "hostile": hostile}[
-        what
-    ]()
+    made = {"result": result, "partly": partly, "nothing": nothing_proved, "empty": empty, "hostile": hostile}[what]()
     for stale in ("metrics.jsonl",):
         (target / stale).unlink(missing_ok=True)
     write_run(target, made, hostile_metrics() if what == "hostile" else metrics())

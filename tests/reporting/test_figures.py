@@ -24,8 +24,8 @@ def colours(drawing: str, kind: str) -> set[str]:
 
 
 def test_front_names_each_member_with_share_and_verdict() -> None:
-    said = label(figures.front_by_size(samples.incomplete(), samples.metrics()))
-    for member in samples.incomplete().members:
+    said = label(figures.front_by_size(samples.partly(), samples.metrics()))
+    for member in samples.partly().members:
         kind = "raced" if member.proof is None else member.proof.verdict
         assert re.search(rf"{re.escape(member.spec)} [\d.]+ % \({kind}\)", said), said
 

@@ -71,7 +71,7 @@ def test_finished_run_tells_headline_numbers_and_all_sections(tmp_path: Path) ->
         assert member.name in page.text
         assert f"{member.parameters:,}" in page.text
     assert page.elements["svg"] == 2 + len(samples.result().members) + 3  # fronts, strips, curves
-    assert "735,088" in page.text  # all environment steps of the bill
+    assert "736,088" in page.text  # all environment steps of the bill
     assert "9f2c" * 16 in page.text
     assert "limbeck distill" in page.text
 
@@ -92,10 +92,9 @@ def test_page_is_a_function_of_the_folder(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_incomplete_run_says_so_in_title_and_headline(tmp_path: Path) -> None:
-    page = page_of(tmp_path, samples.incomplete())
-    assert page.title.startswith("INCOMPLETE")
-    assert "INCOMPLETE: the 484-number student" in page.text
+def test_members_after_the_stop_of_the_sequence_are_named(tmp_path: Path) -> None:
+    page = page_of(tmp_path, samples.partly())
+    assert "The 484-number student" in page.text
     assert "No proof played: mlp:8-s1, mlp:4-s1, linear-s1." in page.text
 
 
@@ -107,7 +106,6 @@ def test_nothing_proved_claims_nothing(tmp_path: Path) -> None:
 
 def test_run_without_students_still_has_a_page(tmp_path: Path) -> None:
     page = page_of(tmp_path, samples.empty(), rows=[])
-    assert page.title.startswith("INCOMPLETE")
     assert "no student was finished" in page.text
     assert page.elements["svg"] == 0
 
@@ -183,7 +181,7 @@ def test_folder_without_a_result_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [(("alpha",), "much"), (("mode",), "drunk"), (("members",), {}), (("bill", "race_steps"), 1.5), (("complete",), 1)],
+    [(("alpha",), "much"), (("mode",), "drunk"), (("members",), {}), (("bill", "race_steps"), 1.5), (("command",), 1)],
 )
 def test_damaged_result_is_refused_with_the_field(tmp_path: Path, path: tuple[str, ...], value: object) -> None:
     data = storage.plain(samples.result())
@@ -236,7 +234,7 @@ def test_hostile_names_add_no_element_and_no_attribute(tmp_path: Path) -> None:
 
 def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
     page = page_of(tmp_path, samples.hostile(), samples.hostile_metrics())
-    assert page.title == "INCOMPLETE · <img src=x onerror=document.title='CANARY'> · Limbeck report"
+    assert page.title == "<img src=x onerror=document.title='CANARY'> · Limbeck report"
     assert samples.HOSTILE[1] in page.text
     assert "{{ 7*7 }}" in page.text
     assert r"\x1b]0;CANARY\x07" in page.text
@@ -309,7 +307,7 @@ def dom(path: Path, profile: Path) -> str:
 def test_browser_runs_nothing_from_hostile_names(tmp_path: Path) -> None:
     page_of(tmp_path, samples.hostile(), samples.hostile_metrics())
     shown = Page(dom(tmp_path / "report.html", tmp_path / "profile"))
-    assert shown.title == "INCOMPLETE · <img src=x onerror=document.title='CANARY'> · Limbeck report"
+    assert shown.title == "<img src=x onerror=document.title='CANARY'> · Limbeck report"
     assert shown.elements["script"] == shown.elements["img"] == 0
     assert shown.elements["svg"] > 3
 

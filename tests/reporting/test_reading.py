@@ -13,7 +13,7 @@ from limbeck.reporting import load_result
 from limbeck.reporting.reading import build
 
 
-@pytest.mark.parametrize("told", [samples.result(), samples.incomplete(), samples.hostile(), samples.empty()])
+@pytest.mark.parametrize("told", [samples.result(), samples.partly(), samples.hostile(), samples.empty()])
 def test_a_stored_result_reads_back_the_same(tmp_path: Path, told: object) -> None:
     storage.write_json(tmp_path / "result.json", told)
     assert storage.plain(load_result(tmp_path)) == storage.plain(told)

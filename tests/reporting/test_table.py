@@ -23,7 +23,7 @@ def printed(result: RunResult, width: int, colour: bool = False) -> str:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_every_row_fits_and_tells_name_share_and_verdict(width: int) -> None:
-    result = samples.incomplete()
+    result = samples.partly()
     lines = printed(result, width).splitlines()
     assert max(map(len, lines)) <= width
     for member in result.members:

@@ -32,8 +32,8 @@ def test_headline_takes_share_and_confidence_from_the_proof() -> None:
     assert "99 % confidence over 412 episodes" in headline(told)
 
 
-def test_headline_of_an_incomplete_run_begins_so() -> None:
-    assert headline(samples.incomplete()).startswith("INCOMPLETE: the 484-number student mlp:16x16-s1 keeps")
+def test_headline_of_a_sequence_that_stopped_names_the_last_one_proved() -> None:
+    assert headline(samples.partly()).startswith("The 484-number student mlp:16x16-s1 keeps")
 
 
 def test_headline_is_honest_when_nothing_is_proved() -> None:
@@ -45,7 +45,7 @@ def test_headline_is_honest_when_nothing_is_proved() -> None:
 
 
 def test_closest_survives_bounds_that_are_not_numbers() -> None:
-    whole = samples.incomplete()
+    whole = samples.partly()
     blind = [
         replace(m, proof=m.proof and replace(m.proof, verdict="undecided", retention_low=math.nan))
         for m in whole.members

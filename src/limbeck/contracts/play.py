@@ -53,7 +53,7 @@ SeedSource = Callable[[int], int | None]  # lane -> seed of its next episode, No
 
 @dataclass(frozen=True)
 class Bounds:
-    """Floor and ceiling of the return, fixed before a proof on seeds of their own."""
+    """Floor and ceiling of the return, fixed before a proof on episodes that are not the proof's."""
 
     floor: float
     ceiling: float
@@ -82,6 +82,11 @@ class Task(Protocol):
     @property
     def max_lanes(self) -> int | None:
         """A fixed number of lanes (a ready-made vector environment), or None."""
+        ...
+
+    @property
+    def proof_episodes(self) -> int | None:
+        """How many different episodes there are for proofs (test rows of a labelled set); None: without end."""
         ...
 
     def lanes(self, count: int, seeds: SeedSource, stream: bool = False) -> Lanes:

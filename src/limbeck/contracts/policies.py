@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -88,7 +87,6 @@ class PolicyOutput:
     params: Floats  # [B, W], read by the policy's head
     state: State  # memory after this step
     value: Floats | None = None  # [B], the policy's own estimate of the return to come
-    features: Mapping[str, Array] = field(default_factory=dict)
     action: Array | None = None  # [B, ...] executed greedy action where the policy computes it itself (artefacts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,19 +23,17 @@ class Bill:
     race_steps: int = 0
     polish_steps: int = 0
     proof_steps: int = 0
-    teacher_queries: int = 0  # observations labelled
+    teacher_queries: int = 0  # labels: observations of the data set that the teacher answered
     gradient_steps: int = 0  # optimiser steps times members trained
-    seconds: float = 0.0
+    seconds: float = 0.0  # of all stages, the video included; drawing the page, well under a second, is not
     peak_memory_bytes: int = 0
+    other_steps: int = 0  # golden sequences of the artefacts, the video
 
     @property
     def env_steps(self) -> int:
-        return self.verify_steps + self.collection_steps + self.race_steps + self.polish_steps + self.proof_steps
-
-    def plus(self, **amounts: float) -> Bill:
-        """A new bill with the amounts added; the peak of memory is a maximum, not a sum."""
-        peak = max(self.peak_memory_bytes, int(amounts.pop("peak_memory_bytes", 0)))
-        return replace(self, peak_memory_bytes=peak, **{k: getattr(self, k) + v for k, v in amounts.items()})
+        """All environment steps of the run."""
+        chosen = self.verify_steps + self.collection_steps + self.race_steps + self.polish_steps
+        return chosen + self.proof_steps + self.other_steps
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class Proof:
     retention_low: float  # anytime-valid lower bound at level 1 - alpha
     env_steps: int
     fidelity: Mapping[str, float] = field(default_factory=dict)  # agreement, kl, regret on the student's own states
+    chosen_late: bool = False  # retain or alpha was chosen with episodes seen: only the bound for all retentions proves
 
     @property
     def episodes(self) -> int:
@@ -119,7 +118,7 @@ class MemberReport:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything a finished (or incomplete) run tells: what result.json holds and the report is drawn from."""
+    """Everything a finished run tells: what result.json holds and the report is drawn from."""
 
     task: str
     teacher: TeacherInfo
@@ -131,7 +130,6 @@ class RunResult:
     bill: Bill
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
-    complete: bool
     command: str  # what to type to get this run again
     notes: Sequence[str] = ()
 

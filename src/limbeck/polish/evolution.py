@@ -19,7 +19,7 @@ from limbeck.contracts import Array, Floats, Policy, Task
 
 SCALE_FLOOR = 0.1
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
-VALIDATION_OFFSET = 1 << 24  # validation seeds lie far from the generations' in the polish stream
+VALIDATION_OFFSET = 1 << 26  # generations draw their seeds below it in the polish stream, validations lie from it on
 PATIENCE = 3  # validations without gain before the search ends
 
 
@@ -92,8 +92,7 @@ def generation(field: Field, search: Search) -> Search:
     number = search.generation
     rng = seeding.generator(field.run_seed, "polish", field.member, number)
     directions = rng.standard_normal((field.pairs, search.theta.size)).astype(np.float32)
-    first = (field.member << 16) + number * field.episodes
-    seeds = [seeding.episode_seed(field.run_seed, "polish", first + i) for i in range(field.episodes)]
+    seeds = generation_seeds(field, number)
     returns, steps = np.zeros((2, field.pairs)), 0
     for pair, direction in enumerate(directions):
         for side, sign in enumerate((1.0, -1.0)):
@@ -109,6 +108,14 @@ def generation(field: Field, search: Search) -> Search:
     value, steps = _validate(field, moved.theta)
     moved = replace(moved, env_steps=moved.env_steps + steps, stale=moved.stale + 1)
     return replace(moved, best=moved.theta.copy(), best_return=value, stale=0) if value > moved.best_return else moved
+
+
+def generation_seeds(field: Field, number: int) -> list[int]:
+    """Start seeds of one generation: drawn, so that no count of members, generations or episodes can run into another's."""
+    drawn = seeding.generator(field.run_seed, "polish", field.member, number, 1).integers(
+        VALIDATION_OFFSET, size=field.episodes
+    )
+    return [seeding.episode_seed(field.run_seed, "polish", int(index)) for index in drawn]
 
 
 def centred_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
-"""Floor and ceiling of the return, fixed before a proof on seeds of their own."""
+"""Floor and ceiling of the return, fixed before a proof: the ceiling by verification, the floor by random play beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,12 @@ from limbeck.proof.eprocess import Reals
 from limbeck.settings import ProveSettings
 
 FIRST_EPISODES, MORE_EPISODES = 16, 64  # of random play per call; the first few tell how long one is
+
+
+def affordable(task: Task, settings: ProveSettings) -> ProveSettings:
+    """The settings with no more episodes than the task has different ones for proofs (test rows of a labelled set)."""
+    most = settings.max_episodes if task.proof_episodes is None else min(settings.max_episodes, task.proof_episodes)
+    return replace(settings, max_episodes=most)
 
 
 def bounds_for(

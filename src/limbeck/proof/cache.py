@@ -8,7 +8,7 @@ import numpy as np
 
 from limbeck import rollout, seeding, storage
 from limbeck.contracts import Episodes, Mode, Policy, Task
-from limbeck.errors import StorageError
+from limbeck.errors import InputError, StorageError
 from limbeck.proof.eprocess import Reals
 
 Rows = dict[int, tuple[float, int]]  # seed -> return, steps
@@ -17,10 +17,12 @@ Rows = dict[int, tuple[float, int]]  # seed -> return, steps
 class ReturnCache:
     """Returns by (who plays, seed), in memory, and in one JSON file where a path is given.
 
-    `owner` says whose returns these are (a teacher's SHA-256): a file of another owner is refused.
+    `owner` says whose returns these are (`identity.of_teacher`): a file of another owner, or of nobody, is refused.
     """
 
     def __init__(self, path: Path | None = None, owner: str = "") -> None:
+        if path is not None and not owner:
+            raise InputError("a file of returns was opened without the teacher's identity. Give its owner.")
         self._path, self._owner = path, owner
         self._played: dict[str, Rows] = {}
         self._bills: dict[str, int] = {}  # steps that each claim was the first to need

@@ -11,12 +11,14 @@ import numpy as np
 from limbeck.contracts import Bounds, Mode, Policy, Proof, Task, Verdict
 from limbeck.errors import InputError
 from limbeck.proof import eprocess, returns
+from limbeck.proof.bounding import affordable
 from limbeck.proof.cache import ReturnCache, play_proof, proof_seeds
 from limbeck.proof.returns import Triples
 from limbeck.settings import ProveSettings
 
 STREAM = "proof"  # stage of the seeds
 FUTILITY_EPISODES = 50  # no proof is given up before
+LATE = "; chosen with episodes seen, so the lower bound that holds for all retentions has to reach it too"
 FUTILITY_Z = 3.0902323  # 99.9 % point of the normal: giving up too early costs a proof, never a false claim
 
 OnLook = Callable[[int, float], None]  # episodes counted, log wealth
@@ -41,12 +43,14 @@ def prove(
 
     Episodes are played in chunks and counted one by one in seed order; the first crossing of 1 / alpha proves, and what
     was played beyond it is on the bill and not in the verdict. `previous` is continued: its stored returns are
-    counted again first, new seeds follow, `settings.max_episodes` is the total. A previous proof at another
-    retention or level is continued too: the e-process of every retention is valid by itself at any time, so its run
-    over the same episodes is the one that it would have had from the start.
+    counted again first, new seeds follow, `settings.max_episodes` is the total, or what the task has for proofs if
+    that is less. A previous proof at another
+    retention or level is continued too. That claim was chosen with episodes seen, so its own e-process is not enough:
+    it is proved once the lower bound that holds for all retentions at once reaches it as well.
     """
+    settings = affordable(task, settings)
     _check_continues(previous, task, member, played_by, bounds, run_seed)
-    trial = Trial(bounds, settings, run_seed)
+    trial = Trial(bounds, settings, run_seed, _chosen_late(previous, settings))
     if previous is not None:
         trial.count(_stored(previous))
     steps = previous.env_steps if previous is not None else 0
@@ -70,6 +74,7 @@ class Trial:
     bounds: Bounds
     settings: ProveSettings
     run_seed: int
+    late: bool = False  # the claim was chosen with episodes seen
     verdict: Verdict | None = None
     reason: str = ""
     rows: list[tuple[float, float, float]] = field(default_factory=list)  # student, teacher, random
@@ -96,14 +101,18 @@ class Trial:
             self.rows.append(row)
             self._look(row)
             clean += self.verdict != "undecided"
-        self._grid = returns.advance_grid(self._grid, self._triples(begin, begin + clean))
+        if not self.late:  # all at once: no verdict rests on it
+            self._grid = returns.advance_grid(self._grid, self._triples(begin, begin + clean))
 
     def _look(self, row: tuple[float, float, float]) -> None:
         outside = self._outside(*row)
         if outside:
             self.verdict, self.reason = "undecided", outside
             return
-        difference = returns.differences(self._triples(self.episodes - 1, self.episodes), self.settings.retain)
+        last = self._triples(self.episodes - 1, self.episodes)
+        difference = returns.differences(last, self.settings.retain)
+        if self.late:
+            self._grid = returns.advance_grid(self._grid, last)
         self._claim, _ = eprocess.advance(self._claim, difference)
         self._sums += float(difference[0, 0]), float(difference[0, 0]) ** 2
         self._decide()
@@ -112,11 +121,11 @@ class Trial:
         n, most = self.episodes, self.settings.max_episodes
         needed = eprocess.threshold(self.settings.alpha)
         have = f"e-value {math.exp(min(self.log_wealth, 700)):.3g} of the {math.exp(needed):.3g} needed"
-        if self.log_wealth >= needed:
+        if self.log_wealth >= needed and (not self.late or self._low() >= self.settings.retain):
             self.verdict = "proved"
-            self.reason = f"keeps >= {100 * self.settings.retain:g} % of the teacher at {100 * (1 - self.settings.alpha):g} % confidence after {n} episodes"
+            self.reason = f"keeps >= {100 * self.settings.retain:g} % of the teacher at {100 * (1 - self.settings.alpha):g} % confidence after {n} episodes{LATE * self.late}"
         elif n >= most:
-            self.verdict, self.reason = "not proved", f"{have} after {n} episodes, the most allowed"
+            self.verdict, self.reason = "not proved", f"{have} after {n} episodes, the most allowed{LATE * self.late}"
         elif n >= FUTILITY_EPISODES and eprocess.most_wealth(self._claim, self._hope(most - n), most - n) < needed:
             self.verdict = "not proved"
             self.reason = f"{have} after {n} episodes; given up, as it would hardly be proved within {most:,}"
@@ -159,13 +168,20 @@ class Trial:
         return Proof(
             task.name, member, played_by, self.settings.retain, self.settings.alpha, self.verdict or "not proved", self.reason, self.bounds,
             STREAM, tuple(proof_seeds(self.run_seed, 0, self.episodes)), student, teacher, random,
-            self.log_wealth, returns.retention(triples), self._low(), env_steps,
+            self.log_wealth, returns.retention(triples), self._low(), env_steps, chosen_late=self.late,
         )  # fmt: skip
 
 
 def _stored(proof: Proof) -> Triples:
     columns = (proof.student_returns, proof.teacher_returns, proof.random_returns)
     return Triples(*(np.asarray(column, np.float64) for column in columns))
+
+
+def _chosen_late(previous: Proof | None, settings: ProveSettings) -> bool:
+    """Whether this retention and level were chosen after episodes of the proof had been seen."""
+    if previous is None or not previous.episodes:
+        return False
+    return previous.chosen_late or (previous.retain, previous.alpha) != (settings.retain, settings.alpha)
 
 
 def _check_continues(

@@ -25,6 +25,7 @@ LARGEST_VIDEO = 4_000_000  # bytes; with it the page stays below 6 MB
 STAGES = (
     ("verify_steps", "verifying the teacher, random play"), ("collection_steps", "collecting"), ("race_steps", "racing"),
     ("polish_steps", "polishing"), ("proof_steps", "proving"),
+    ("other_steps", "golden sequences, video"),
 )  # fmt: skip
 
 
@@ -107,15 +108,12 @@ def _fill(template: str, **values: object) -> str:
 
 
 def _title(result: RunResult) -> str:
-    state = "" if result.complete else "INCOMPLETE · "
-    return f"{state}{words.public(result.task, 60)} · Limbeck report"
+    return f"{words.public(result.task, 60)} · Limbeck report"
 
 
 def _subline(result: RunResult) -> str:
     """What stands behind the headline, in a sentence or two."""
     parts = []
-    if not result.complete:
-        parts.append("This run was stopped early: what follows is what it had reached. The same command continues it.")
     proved = sum(m.proof is not None and m.proof.verdict == "proved" for m in result.members)
     if proved:
         parts.append(
@@ -155,7 +153,7 @@ def _facts(result: RunResult) -> list[Fact]:
             f"{words.count(result.bill.env_steps)} environment steps in all",
         )
     )
-    facts.append(Fact("time", words.duration(result.bill.seconds), "the whole run"))
+    facts.append(Fact("time", words.duration(result.bill.seconds), "all stages"))
     return facts
 
 
@@ -303,7 +301,7 @@ def _bill(result: RunResult) -> dict[str, Any]:
     bill, total = result.bill, max(result.bill.env_steps, 1)
     stages = [(label, getattr(bill, name), 100 * getattr(bill, name) / total) for name, label in STAGES]
     others = [
-        ("teacher queries", words.count(bill.teacher_queries), "observations labelled"),
+        ("labels", words.count(bill.teacher_queries), "observations of the data set that the teacher answered"),
         ("gradient steps", words.count(bill.gradient_steps), "optimiser steps times members"),
         ("wall time", words.duration(bill.seconds), ""),
         ("peak memory", words.size(bill.peak_memory_bytes) if bill.peak_memory_bytes else words.NOTHING, ""),

@@ -23,11 +23,6 @@ _HOME = re.compile(r"(?<![\w.~])(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s'\"
 
 def headline(result: RunResult) -> str:
     """One sentence that says what is proved, or honestly that nothing is."""
-    sentence = _headline(result)
-    return sentence if result.complete else f"INCOMPLETE: {sentence[0].lower()}{sentence[1:]}"
-
-
-def _headline(result: RunResult) -> str:
     task = public(result.task, 60)
     if smallest := smallest_proved(result):
         member, proof = smallest

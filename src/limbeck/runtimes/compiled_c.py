@@ -86,7 +86,17 @@ def object_size(folder: Path) -> int | None:
         return None
     with tempfile.TemporaryDirectory(prefix="limbeck-") as build:
         target = Path(build) / "policy.o"
-        run_compiler(["-std=c99", "-Os", "-c", str((folder / "policy.c").resolve()), "-o", str(target)])
+        run_compiler(
+            [
+                "-std=c99",
+                "-Os",
+                "-fno-asynchronous-unwind-tables",
+                "-c",
+                str((folder / "policy.c").resolve()),
+                "-o",
+                str(target),
+            ]
+        )
         return _allocated(target.read_bytes())
 
 

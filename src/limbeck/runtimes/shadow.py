@@ -49,7 +49,7 @@ class Shadowed:
             other = shadow(obs, _part(state, name), first)
             after |= {f"{name}/{k}": v for k, v in other.state.items()}
             self.different[name] += int(differs(action, executed(other, shadow.head)).sum())
-        return PolicyOutput(output.params, after, output.value, output.features, action)
+        return PolicyOutput(output.params, after, output.value, action)
 
 
 def executed(output: PolicyOutput, head: Head) -> Array:

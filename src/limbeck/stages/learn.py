@@ -53,7 +53,6 @@ class Scene:
     random_mean: float
     teacher_steps: float  # mean episode length
     evaluations: Mapping[str, Evaluation]
-    verify_seconds: float
 
     @property
     def seed(self) -> int:
@@ -90,7 +89,6 @@ def verify(run: Run, task: Task, teacher: Teacher) -> Scene:
         evaluations["random"].mean,
         best.env_steps / best.episodes,
         evaluations,
-        float(record["seconds"]),
     )
 
 
@@ -185,7 +183,7 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     students = [NumpyPolicy(family.blueprint(member.name, here.task.name)) for member in family.members]
     timed = recipe.seconds is not None and number < TIMED_ROUNDS  # their pace must not depend on the time they take
     horizon = recipe.imitate.rounds if timed else done.rounds
-    plan = round_plan(here, number, horizon)
+    plan = replace(round_plan(here, number, horizon), temperature=done.temperature)
     collected = collection.collect(here.task, here.teacher.policy, students, plan, number, here.seed)
     data.add(number, collected.columns, {"driver": plan.driver, "env_steps": collected.env_steps})
     temperature = done.temperature

@@ -33,6 +33,8 @@ from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.runtimes.shadow import Shadowed
 from limbeck.stages.learn import Chosen, Cost, Progress, Scene
 
+FIDELITY_EPISODES = 8  # of the student itself, on which it is held against its teacher
+
 
 def save_students(here: Scene, chosen: Sequence[Chosen]) -> list[Chosen]:
     """Fold the normaliser in, write students/<name>/policy.safetensors, and go on with exactly what was written."""
@@ -61,9 +63,12 @@ def export(here: Scene, chosen: Sequence[Chosen]) -> dict[str, list[Artifact]]:
         folder = run.folder / "artifacts" / one.member.name
 
         def compute(one: Chosen = one, folder: Path = folder) -> dict[str, Any]:
-            made = export_one(one.blueprint, here.task, folder, run.recipe.export.targets, here.seed, run.recipe.export.golden_steps,
-                              {"member": one.member.name, "teacher_sha256": here.teacher.info.sha256})  # fmt: skip
-            return {"artifacts": [replace(a, folder=a.folder.relative_to(run.folder)) for a in made]}
+            made, steps = _exported(one.blueprint, here.task, folder, run.recipe.export.targets, here.seed, run.recipe.export.golden_steps,
+                                    {"member": one.member.name, "teacher_sha256": here.teacher.info.sha256})  # fmt: skip
+            return {
+                "artifacts": [replace(a, folder=a.folder.relative_to(run.folder)) for a in made],
+                "other_steps": steps,
+            }
 
         found = run.record(f"export-{one.member.name}", compute)["artifacts"]
         artifacts = [build(Artifact, value, "artifact") for value in found]
@@ -79,8 +84,14 @@ def export(here: Scene, chosen: Sequence[Chosen]) -> dict[str, list[Artifact]]:
 def export_one(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[str], run_seed: int, golden_steps: int,
                meta: Mapping[str, str]) -> list[Artifact]:  # fmt: skip
     """One policy to its targets, with golden sequences from states that it visits itself."""
+    return _exported(blueprint, task, folder, targets, run_seed, golden_steps, meta)[0]
+
+
+def _exported(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[str], run_seed: int, golden_steps: int,
+              meta: Mapping[str, str]) -> tuple[list[Artifact], int]:  # fmt: skip
+    """The artefacts, and the environment steps of their golden sequences."""
     visited = golden.record(NumpyPolicy(blueprint), task, run_seed, golden_steps)
-    return exporters.export(blueprint, folder, targets, visited, meta)
+    return exporters.export(blueprint, folder, targets, visited, meta), visited.env_steps
 
 
 # ---------------------------------------------------------------- proof
@@ -95,7 +106,6 @@ class Proved:
     notes: Mapping[str, Mapping[str, str]]  # member -> target -> whose verdict it carries
     proof_steps: int
     bound_steps: int
-    seconds: float
 
 
 def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]]) -> Proved:
@@ -103,31 +113,41 @@ def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequenc
     run, settings = here.run, here.run.recipe.prove
 
     def fix() -> dict[str, Any]:
-        run.tell("prove", "fixing floor and ceiling on seeds of their own")
+        run.tell("prove", "fixing floor and ceiling: verification's episodes, and random ones on seeds of their own")
         bounds, steps = proof.bounds_for(here.task, here.evaluations, settings, here.seed, here.mode)
         return {"bounds": bounds, "env_steps": steps}
 
     fixed = run.record("bounds", fix)
     bounds = build(Bounds, fixed["bounds"], "bounds")
     run.tell("prove", f"returns lie in [{bounds.floor:.1f}, {bounds.ceiling:.1f}]: {bounds.source}")
+    if (most := here.task.proof_episodes) is not None and most < settings.max_episodes:
+        run.tell("prove", f"{here.task.name} has {most:,} test rows: no proof is longer, since a row counts once")
     proofs: dict[str, Proof] = {}
     notes: dict[str, dict[str, str]] = {}
     latencies: dict[str, dict[str, Latency]] = {}
-    steps, seconds, going = 0, float(fixed["seconds"]), True
+    steps, going = 0, True
     for one in chosen:
         name = one.member.name
         if going:
             record = run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts[name], bounds))
             proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
-            steps, seconds = steps + record["env_steps"], seconds + record["seconds"]
+            steps += record["env_steps"]
             going = proofs[name].verdict == "proved"
             _tell_verdict(here, proofs[name])
-            storage.write_json(run.folder / "proofs" / f"{name}.json", proofs[name])
+            _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
+            for target, own in record.get("others", {}).items():
+                _write_once(run.folder / "proofs" / f"{name}.{target}.json", build(Proof, own, "proof"))
         else:
             run.tell("prove", f"{name}: not tested, the sequence stops at the first member that is not proved")
         timed = run.record(f"latency-{name}", partial(_latency, one, artifacts[name]))
         latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
-    return Proved(proofs, latencies, notes, steps, fixed["env_steps"], seconds)
+    return Proved(proofs, latencies, notes, steps, fixed["env_steps"])
+
+
+def _write_once(path: Path, found: Proof) -> None:
+    """A proof that `limbeck prove` went on with is not put back to where the run left it."""
+    if not path.exists():
+        storage.write_json(path, found)
 
 
 def players(blueprint: Blueprint, artifacts: Sequence[Artifact]) -> dict[str, Policy]:
@@ -143,22 +163,28 @@ def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: 
     """One member's verdict, and for every other target whether it shares it or earned its own."""
     able = players(one.blueprint, artifacts)
     (played_by, main), *others = able.items()
-    cache = ReturnCache(here.run.folder / "proofs" / "returns.json", here.teacher.info.sha256)
+    cache = ReturnCache(here.run.folder / "proofs" / "returns.json", str(here.run.recipe.teacher_sha256))
     shadowed = Shadowed(main, dict(others))
     found = prove_policy(here, shadowed, one.member.name, played_by, bounds, cache)
     notes, steps = {played_by: "played the proof"}, found.env_steps
+    proofs: dict[str, Proof] = {}
     for target, policy in others:
         if not shadowed.different[target]:
             notes[target] = shadowed.agreed()
             continue
-        own = prove_policy(here, policy, one.member.name, target, bounds, cache)
+        proofs[target] = own = prove_policy(here, policy, one.member.name, target, bounds, cache)
         steps += own.env_steps
         notes[target] = (
             f"{own.verdict}, its own proof over {own.episodes} episodes: it acted differently in {shadowed.different[target]} rows"
         )
-    seeds = [seeding.episode_seed(here.seed, "fidelity", i) for i in range(8)]
+    seeds = [seeding.episode_seed(here.seed, "fidelity", i) for i in range(FIDELITY_EPISODES)]
     fidelity = proof.fidelity(main, here.teacher.policy, here.task, seeds)
-    return {"proof": replace(found, fidelity=fidelity.values), "notes": notes, "env_steps": steps + fidelity.env_steps}
+    return {
+        "proof": replace(found, fidelity=fidelity.values),
+        "others": proofs,
+        "notes": notes,
+        "env_steps": steps + fidelity.env_steps,
+    }
 
 
 def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bounds: Bounds, cache: ReturnCache,
@@ -203,6 +229,8 @@ def conclude(
 ) -> RunResult:  # fmt: skip
     """result.json: everything the report, the table and --json tell."""
     run = here.run
+    _film(here, chosen, proved)
+    records = [storage.read_json(path) for path in sorted((run.folder / "records").glob("*.json"))]
     bill = Bill(
         verify_steps=sum(e.env_steps for e in here.evaluations.values()) + proved.bound_steps,
         collection_steps=imitated.collection_steps,
@@ -211,8 +239,9 @@ def conclude(
         proof_steps=proved.proof_steps,
         teacher_queries=imitated.teacher_queries,
         gradient_steps=imitated.gradient_steps,
-        seconds=here.verify_seconds + imitated.seconds + float(choice["seconds"]) + polished.seconds + proved.seconds,
+        seconds=imitated.seconds + polished.seconds + sum(float(record["seconds"]) for record in records),
         peak_memory_bytes=machine.peak_memory_bytes(),
+        other_steps=sum(record.get("other_steps", 0) for record in records),  # only some stages have any
     )
     inside = {
         name: [replace(a, folder=a.folder.relative_to(run.folder)) for a in made] for name, made in artifacts.items()
@@ -220,7 +249,7 @@ def conclude(
     members = [_member(one, inside[one.member.name], proved) for one in chosen]
     result = RunResult(
         here.task.name, here.teacher.info, here.evaluations, here.mode, run.recipe.prove.retain, run.recipe.prove.alpha, members, bill,
-        run.identity["machine"], run.identity["versions"], True, f"limbeck distill {shlex.quote(str(run.folder / runs.RECIPE))} --out NEW_FOLDER",
+        run.identity["machine"], run.identity["versions"], f"limbeck distill {shlex.quote(str(run.folder / runs.RECIPE))} --out NEW_FOLDER",
         tuple(getattr(here.task, "notes", ())),
     )  # fmt: skip
     if not (run.folder / runs.RESULT).exists():
@@ -239,19 +268,26 @@ def _member(one: Chosen, artifacts: Sequence[Artifact], proved: Proved) -> Membe
     )  # fmt: skip
 
 
-def present(here: Scene, chosen: Sequence[Chosen], result: RunResult) -> None:
-    """Video of the smallest proved student beside the teacher, the page, the manifest."""
+def _film(here: Scene, chosen: Sequence[Chosen], proved: Proved) -> None:
+    """Video of the smallest proved student beside the teacher."""
     run = here.run
-    proved = [m.name for m in result.members if m.proof is not None and m.proof.verdict == "proved"]
-    shown = next((one for one in reversed(chosen) if one.member.name in proved), chosen[-1])
-    if not (run.folder / "video.json").exists():
+    able = [one for one in chosen if (found := proved.proofs.get(one.member.name)) and found.verdict == "proved"]
+    shown = (able or list(chosen))[-1]
+
+    def compute() -> dict[str, Any]:
         run.tell("report", f"filming the teacher and {shown.member.name} on one seed")
         seed = seeding.episode_seed(here.seed, "video", 0)
-        student = NumpyPolicy(shown.blueprint)
-        reporting.side_by_side(
-            here.teacher.policy, student, here.task, seed, run.folder / "video.mp4", here.mode,
+        info = reporting.side_by_side(
+            here.teacher.policy, NumpyPolicy(shown.blueprint), here.task, seed, run.folder / "video.mp4", here.mode,
             student_name=shown.member.name, run_seed=here.seed,
         )  # fmt: skip
-    page = reporting.write(run.folder)
-    storage.write_manifest(run.folder)
-    run.tell("report", str(page))
+        return {"other_steps": info.teacher_steps + info.student_steps if info is not None else 0}
+
+    run.record("video", compute)
+
+
+def present(here: Scene) -> None:
+    """The page and the manifest."""
+    page = reporting.write(here.run.folder)
+    storage.write_manifest(here.run.folder)
+    here.run.tell("report", str(page))

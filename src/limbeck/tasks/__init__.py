@@ -6,7 +6,7 @@ a row is stored only if the step taken from it was `alive`, so reset rows never 
 
 from limbeck.tasks.datasets import DatasetLanes, DatasetTask, digits, labelled
 from limbeck.tasks.environments import EnvLanes, EnvTask
-from limbeck.tasks.hanging import Watchdog, watchdog
+from limbeck.tasks.hanging import Watchdog, own_limit, watchdog
 from limbeck.tasks.observations import copy_observation, empty_observation, finite_rows, put_row, take_rows
 from limbeck.tasks.resolving import ALIASES, PLUGINS, resolve
 from limbeck.tasks.vectors import VectorLanes, VectorTask
@@ -26,6 +26,7 @@ __all__ = [
     "empty_observation",
     "finite_rows",
     "labelled",
+    "own_limit",
     "put_row",
     "resolve",
     "take_rows",

@@ -32,14 +32,18 @@ class DatasetTask:
     has_answers: bool = True
     notes: tuple[str, ...] = ()
 
+    @property
+    def proof_episodes(self) -> int:
+        """Rows of the test part: a proof that went on would look at a row twice and count it as news."""
+        return len(self.inputs) - self.train_rows - self.validation_rows
+
     def row(self, seed: int) -> int:
-        """The row that a seed stands for."""
-        test = len(self.inputs) - self.train_rows - self.validation_rows
+        """The row that a seed stands for; consecutive seeds are different rows until the part is through."""
         match seeding.stage_of(seed):
             case "collect" | "polish" | "train":
                 return seed % self.train_rows
             case "proof" | "fidelity" | "golden" | "video":
-                return self.train_rows + self.validation_rows + seed % test
+                return self.train_rows + self.validation_rows + seed % self.proof_episodes
         return self.train_rows + seed % self.validation_rows
 
     def lanes(self, count: int, seeds: SeedSource, stream: bool = False) -> Lanes:

@@ -26,6 +26,7 @@ class EnvTask:
     bounds: Bounds | None = None
     max_lanes: int | None = None
     has_answers: bool = False
+    proof_episodes: int | None = None
     notes: tuple[str, ...] = ()
 
     def lanes(self, count: int, seeds: SeedSource, stream: bool = False) -> Lanes:
@@ -66,6 +67,7 @@ class EnvLanes:
         watchdog.arm(f"{self._task.name}.step")
         try:
             for lane in np.flatnonzero(alive).tolist():
+                watchdog.beat()
                 obs, reward[lane], terminated[lane], truncated[lane], _ = self._envs[lane].step(actions[lane])
                 put_row(self._obs, lane, obs)
         except KeyboardInterrupt:

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from limbeck.errors import EnvironmentFault
 
@@ -35,6 +37,11 @@ class Watchdog:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
 
+    def beat(self) -> None:
+        """The next call begins; a hang that was noticed already stays one."""
+        if self._since is not None:
+            self._since = time.monotonic()
+
     def disarm(self) -> None:
         self._since = None
 
@@ -58,3 +65,27 @@ class Watchdog:
 
 
 watchdog = Watchdog()
+
+
+@contextmanager
+def own_limit() -> Iterator[None]:
+    """Whatever limit is set inside ends with the block."""
+    before = watchdog.limit_seconds
+    try:
+        yield
+    finally:
+        watchdog.limit_seconds = before
+
+
+@contextmanager
+def watched(what: str) -> Iterator[None]:
+    """A block that has to end within the limit."""
+    watchdog.arm(what)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if watchdog.expired:
+            raise watchdog.fault() from None
+        raise
+    finally:
+        watchdog.disarm()

@@ -12,18 +12,19 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from limbeck.contracts import Spec, Task
-from limbeck.errors import EnvironmentFault, InputError, missing_library, nearest, printable
+from limbeck.errors import EnvironmentFault, InputError, nearest, printable
 from limbeck.tasks.datasets import DatasetTask, digits
 from limbeck.tasks.environments import EnvTask
+from limbeck.tasks.hanging import watched
 from limbeck.tasks.vectors import VectorTask
 
 ALIASES = {"LunarLander-v2": "LunarLander-v3", "LunarLanderContinuous-v2": "LunarLanderContinuous-v3"}
-PLUGINS = {  # prefix of the id: (package to import, library, extra)
-    "ALE/": ("ale_py", "ale-py", "atari"),
-    "MinAtar/": ("minatar.gym", "MinAtar", "minatar"),
-    "MiniGrid-": ("minigrid", "minigrid", "envs"),
-    "highway-": ("highway_env", "highway-env", "envs"),
-    "sardine/": ("sardine", "sardine-rec", "envs"),
+PLUGINS = {  # prefix of the id: (package to import, library as pip knows it)
+    "ALE/": ("ale_py", "ale-py"),
+    "MinAtar/": ("minatar.gym", "MinAtar"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "highway-": ("highway_env", "highway-env"),
+    "sardine/": ("sardine", "sardine-rec"),
 }
 
 
@@ -58,9 +59,9 @@ def _from_id(given: str, kwargs: dict[str, Any]) -> EnvTask:
         if env_id != given
         else ()
     )
-    for prefix, (package, library, extra) in PLUGINS.items():
+    for prefix, (package, library) in PLUGINS.items():
         if env_id.startswith(prefix):
-            _register(package, library, extra)
+            _register(package, library)
     module, colon, rest = env_id.partition(":")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -85,7 +86,10 @@ def _from_id(given: str, kwargs: dict[str, Any]) -> EnvTask:
 
 def _from_factory(name: str, build: Callable[[], gym.Env[Any, Any]], notes: tuple[str, ...]) -> EnvTask:
     try:
-        first = build()
+        with watched(f"{name}.building"):
+            first = build()
+    except EnvironmentFault:
+        raise
     except gym.error.DependencyNotInstalled as error:
         raise InputError(
             f'environment {name!r} needs a library that is not installed: {printable(error)}. Run: pip install "limbeck[envs]"'
@@ -107,11 +111,13 @@ def _from_vector(env: VectorEnv[Any, Any, Any]) -> VectorTask:
     return VectorTask(name, Spec(env.single_observation_space, env.single_action_space, name), env, mode)
 
 
-def _register(package: str, library: str, extra: str) -> None:
+def _register(package: str, library: str) -> None:
     try:
         module = importlib.import_module(package)
     except ImportError as error:
-        raise missing_library(library, extra, "this environment") from error
+        raise InputError(
+            f"this environment needs {library}, which is not installed. Run: pip install {library}"
+        ) from error
     if hasattr(module, "register_envs"):
         module.register_envs()
     else:
@@ -122,7 +128,7 @@ def _unknown_environment(given: str, error: Exception) -> InputError:
     name = given.split(":")[-1]
     known = list(gym.registry)
     newest = sorted(k for k in known if k.rsplit("-v", 1)[0] == name.rsplit("-v", 1)[0])
-    hint = f"; the version here is {newest[-1]!r}" if newest else nearest(name, known)
+    hint = f"; the version here is {newest[-1]!r}." if newest else nearest(name, known)
     return InputError(
         f"unknown environment {printable(given)!r}{hint} Allowed: a Gymnasium id, package.module:EnvId, or digits."
     )

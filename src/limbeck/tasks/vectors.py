@@ -27,6 +27,7 @@ class VectorTask:
     mode: AutoresetMode
     bounds: Bounds | None = None
     has_answers: bool = False
+    proof_episodes: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

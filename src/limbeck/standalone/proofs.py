@@ -1,0 +1,128 @@
+"""Prove, and go on proving: the same claim continues with new seeds, a claim of a run is told by the run."""
+
+from __future__ import annotations
+
+import glob
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from limbeck import proof, reporting, seeding, storage
+from limbeck.contracts import Proof
+from limbeck.errors import StorageError, printable
+from limbeck.reporting.reading import build
+from limbeck.runs import RESULT, Tell
+from limbeck.stages import ship
+from limbeck.standalone.duels import PROOF, Asked, Duel, from_files, from_run
+
+PILOT_EPISODES = 32
+PILOT_BEGIN = 1 << 26  # the first half of the stream's seeds is where members were chosen
+ALONE = "; it stands alone, outside the run's sequence of tests"
+
+
+def prove(
+    student: str, teacher: str | None, env: str | None, asked: Asked, plan: bool, tell: Tell
+) -> Proof | dict[str, Any]:
+    """`limbeck prove`: continues the stored proof of the same claim with new seeds, or says what one would cost."""
+    if teacher is not None and not plan:
+        storage.probe_writable((asked.out or PROOF).parent)  # before the teacher is played
+    duel = from_run(student, env, asked) if teacher is None else from_files(student, teacher, env, asked, tell)
+    if plan:
+        return _plan(duel)
+    with _held(duel):
+        previous = _stored(duel, tell)
+        found, steps = _played(duel, previous)
+        if duel.own:
+            storage.write_json(duel.path, found)
+        else:
+            storage.write_json(duel.path, {"proof": found, "claims": duel.claims})
+        if duel.run is not None:
+            _tell_run(duel, found, steps)
+    return found
+
+
+def _held(duel: Duel) -> AbstractContextManager[None]:
+    """The run that the member belongs to, or this proof alone: other runs may be under way below the same folder."""
+    if duel.run is not None:
+        return storage.locked(duel.run)
+    orphans = f".{glob.escape(duel.path.stem)}*{storage.ASIDE}"
+    return storage.locked(duel.path.parent, f".{duel.path.name}.lock", orphans)
+
+
+def _played(duel: Duel, previous: Proof | None) -> tuple[Proof, int]:
+    """The proof, and the environment steps that it took beyond those of the previous one."""
+    found = proof.prove(
+        duel.student, duel.teacher.policy, duel.task, member=duel.member, played_by=duel.played_by, bounds=duel.bounds,
+        settings=duel.settings, run_seed=duel.seed, teacher_mode=duel.mode,
+        cache=proof.ReturnCache(duel.returns, duel.claims["teacher"]), previous=previous,
+    )  # fmt: skip
+    steps, fidelity = found.env_steps - (previous.env_steps if previous is not None else 0), {}
+    if previous is not None:
+        fidelity = dict(previous.fidelity)
+    elif duel.own:
+        seeds = [seeding.episode_seed(duel.seed, "fidelity", i) for i in range(ship.FIDELITY_EPISODES)]
+        seen = proof.fidelity(duel.student, duel.teacher.policy, duel.task, seeds)
+        fidelity, steps = dict(seen.values), steps + seen.env_steps
+    alone = duel.run is not None and not duel.own
+    return replace(found, fidelity=fidelity, reason=found.reason + ALONE * alone), steps
+
+
+def _stored(duel: Duel, tell: Tell) -> Proof | None:
+    """The proof to continue: of the same policies, task and stream; another's file is refused, never overwritten."""
+    previous = _read(duel)
+    if previous is not None:
+        tell("prove", f"continuing after {previous.episodes} episodes")
+    return previous
+
+
+def _read(duel: Duel) -> Proof | None:
+    if duel.path.exists():
+        return _build(duel, storage.read_json(duel.path))
+    first = duel.path.parent / f"{duel.member}.json"  # the run's own proof, whose episodes count for every claim
+    if duel.run is None or duel.path.parent != duel.run / "proofs" or not first.exists():
+        return None
+    previous: Proof = build(Proof, storage.read_json(first), "proof")
+    began = seeding.episode_seed(duel.seed, "proof", 0)
+    return previous if previous.seeds[:1] == (began,) else None  # another seed begins anew
+
+
+def _build(duel: Duel, stored: Any) -> Proof:
+    try:
+        claims = duel.claims if duel.own else stored["claims"]
+        previous: Proof = build(Proof, stored if duel.own else stored["proof"], "proof")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"{printable(duel.path)} holds no proof that can be continued: {printable(error)}. Choose another --out."
+        ) from error
+    if claims != dict(duel.claims):
+        raise StorageError(
+            f"{printable(duel.path)} holds the proof of other policies, or of one whose answers vary. Choose another --out."
+        )
+    return previous
+
+
+def _tell_run(duel: Duel, found: Proof, steps: int) -> None:
+    """The run's own claim replaces its verdict in result.json; any other becomes a note beside it. Both are on the bill."""
+    assert duel.run is not None
+    result = reporting.load_result(duel.run)
+    members, notes = list(result.members), list(result.notes)
+    bill = replace(result.bill, proof_steps=result.bill.proof_steps + steps)
+    if duel.own:
+        members = [replace(m, proof=found) if m.name == duel.member else m for m in members]
+    else:
+        claim = f"{found.member} against {100 * found.retain:g} % at alpha {found.alpha:g}, seed {duel.seed}"
+        notes = [note for note in notes if not note.startswith(f"{claim}: ")]
+        notes.append(f"{claim}: {found.verdict}, {found.reason}")
+    storage.write_json(duel.run / RESULT, replace(result, members=members, notes=notes, bill=bill))
+    reporting.write(duel.run)
+    storage.write_manifest(duel.run)
+
+
+def _plan(duel: Duel) -> dict[str, Any]:
+    """Episodes to expect, from a pilot on seeds that neither chose the member nor belong to the proof."""
+    seeds = [seeding.episode_seed(duel.seed, "select", PILOT_BEGIN + i) for i in range(PILOT_EPISODES)]
+    return dict(
+        proof.plan(
+            duel.student, duel.teacher.policy, duel.task, duel.bounds, duel.settings, seeds, duel.mode, duel.seed
+        )
+    )
