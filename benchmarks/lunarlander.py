@@ -36,7 +36,8 @@ from limbeck.students.stack import Port
 
 HERE = Path(__file__).parent
 STUDENT, ROUNDS, STEPS, LANES, GRADIENT_STEPS, BATCH = "mlp:32x32", 6, 512, 2, 200, 512
-PEER_SETTINGS = {"tuned": 1.0, "default": 0.5}  # the best of five tried for it; what its users get, in half the collections
+# the best of five settings tried for it; what its users get, in half the collections
+PEER_SETTINGS = {"tuned": 1.0, "default": 0.5}
 
 
 def collect_once(task: tasks.EnvTask, teacher: NumpyPolicy, seed: int) -> list[tuple[int, float, Blueprint]]:
