@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from limbeck import exporters, reporting, storage
@@ -22,7 +23,7 @@ def check(folder: Path) -> list[CheckRow]:
     if (folder / RECIPE).is_file():
         _check_run(folder)
     folders = sorted(path for path in (folder / "artifacts").iterdir() if path.is_dir())
-    return [row for one in folders for row in exporters.check(one)]
+    return [replace(row, note=f"{one.name}: {row.note}") for one in folders for row in exporters.check(one)]
 
 
 def _check_run(run: Path) -> None:
