@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import json
 import os
 import re
 import signal
@@ -212,13 +211,6 @@ def _plain(boxed: str, name: str) -> str:
     if found := re.search(r"Error parsing (\S+): .*?(?:\{None\}\|)?(\w+) could be instantiated from (\[.*?\])", words):
         return f"{found[1]} was given {printable(found[3].strip('[]'))}, allowed {found[2]}. {see}"
     return f"{printable(' '.join(words.split()), 300) or 'the arguments are not understood'} {see}"
-
-
-def to_json(value: Any) -> str:
-    """Any verb's result as JSON."""
-    from limbeck import storage
-
-    return json.dumps(storage.plain(value), indent=1)
 
 
 if __name__ == "__main__":

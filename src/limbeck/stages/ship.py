@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.runtimes.shadow import Shadowed
 from limbeck.stages.learn import Chosen, Cost, Progress, Scene
 
+TOLD_EVERY = 256  # episodes of a proof between two lines of progress
 FIDELITY_EPISODES = 8  # of the student itself, on which it is held against its teacher
 
 
@@ -187,12 +189,16 @@ def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: 
     }
 
 
-def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bounds: Bounds, cache: ReturnCache,
-                 previous: Proof | None = None) -> Proof:  # fmt: skip
-    """The e-process of one policy against the run's teacher."""
+def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bounds: Bounds, cache: ReturnCache) -> Proof:
+    """The e-process of one policy against the run's teacher; a long one says now and then how far it is."""
+
+    def look(episodes: int, log_wealth: float) -> None:
+        if episodes % TOLD_EVERY == 0:
+            here.run.tell("prove", f"{member}: {episodes} episodes, e-value {math.exp(log_wealth):.3g}")
+
     return proof.prove(
         policy, here.teacher.policy, here.task, member=member, played_by=played_by, bounds=bounds, settings=here.run.recipe.prove,
-        run_seed=here.seed, teacher_mode=here.mode, cache=cache, previous=previous,
+        run_seed=here.seed, teacher_mode=here.mode, cache=cache, on_look=look,
     )  # fmt: skip
 
 
