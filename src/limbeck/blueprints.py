@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,10 +13,11 @@ import numpy as np
 
 from limbeck import spaces, storage
 from limbeck.contracts import (
-    ACTIVATIONS,
+    LAYERS,
     Array,
     Blueprint,
     Dense,
+    Floats,
     Gru,
     Head,
     HeadKind,
@@ -23,7 +25,7 @@ from limbeck.contracts import (
     Normaliser,
     Spec,
     View,
-    layer_arrays,
+    chain_problem,
 )
 from limbeck.errors import InputError, printable
 
@@ -78,7 +80,6 @@ def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, str], name: str)
         if "normaliser.mean" in arrays:
             clip = float(described["normaliser_clip"])
             normaliser = Normaliser(arrays["normaliser.mean"], arrays["normaliser.scale"], clip)
-        view = described["view"]
         blueprint = Blueprint(
             spec=Spec(
                 spaces.from_json(described["observation_space"]),
@@ -87,7 +88,7 @@ def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, str], name: str)
             ),
             head=head_from_json(described["head"]),
             layers=_layers_from_arrays("layers", described["layers"], arrays),
-            view=View(_tuple(view["keys"]), _tuple(view["indices"]), int(view["history"]), float(view["noise"])),
+            view=_view_from_json(described["view"]),
             normaliser=normaliser,
             value_layers=_layers_from_arrays("value_layers", described["value_layers"], arrays),
             name=described["name"],
@@ -111,26 +112,9 @@ def check(blueprint: Blueprint) -> None:
         )
     inputs = width * blueprint.view.history
     for layers, outputs in ((blueprint.layers, blueprint.head.width), (blueprint.value_layers, 1)):
-        size = inputs
-        for layer in layers:
-            given = layer.weight.shape[0] if isinstance(layer, Dense) else layer.weight_x.shape[0]
-            if given != size:
-                raise InputError(
-                    f"a layer takes {given} numbers where {size} arrive: the policy does not fit {blueprint.spec.observation_space}."
-                )
-            size = layer.weight.shape[1] if isinstance(layer, Dense) else layer.size
-            wanted = (
-                ((given, size), (size,))
-                if isinstance(layer, Dense)
-                else ((given, 3 * size), (size, 3 * size), (3 * size,), (3 * size,))
-            )
-            if tuple(array.shape for array in layer_arrays(layer)) != wanted:
-                raise InputError(
-                    f"a layer's arrays have shapes {[a.shape for a in layer_arrays(layer)]}, allowed {list(wanted)}."
-                )
-        if layers and size != outputs:
+        if problem := chain_problem(layers, inputs, outputs):
             raise InputError(
-                f"the last layer gives {size} numbers, the head needs {outputs}: the policy does not fit {blueprint.spec.action_space}."
+                f"{problem}: the policy does not fit {blueprint.spec.observation_space} and {blueprint.spec.action_space}."
             )
 
 
@@ -164,49 +148,77 @@ def fold(blueprint: Blueprint) -> Blueprint:
     history = blueprint.view.history
     mean, scale = (np.tile(a.astype(np.float64), history) for a in (norm.mean, norm.scale))
     head = blueprint.layers[0]
-    weight = head.weight if isinstance(head, Dense) else head.weight_x
-    bias = head.bias if isinstance(head, Dense) else head.bias_x
-    new_weight = weight.astype(np.float64) / scale[:, None]
-    new_bias = (bias - mean @ new_weight).astype(np.float32)
-    first: Layer
     if isinstance(head, Dense):
-        first = Dense(new_weight.astype(np.float32), new_bias, head.activation)
+        weight, bias = _absorbed(head.weight, head.bias, mean, scale)
+        first: Layer = replace(head, weight=weight, bias=bias)
+    elif isinstance(head, Gru):
+        weight, bias = _absorbed(head.weight_x, head.bias_x, mean, scale)
+        first = replace(head, weight_x=weight, bias_x=bias)
     else:
-        first = Gru(new_weight.astype(np.float32), head.weight_h, new_bias, head.bias_h)
-    return _replace(blueprint, layers=(first, *blueprint.layers[1:]), normaliser=None)
+        return blueprint
+    return replace(blueprint, layers=(first, *blueprint.layers[1:]), normaliser=None)
 
 
-def _replace(blueprint: Blueprint, **changes: Any) -> Blueprint:
-    from dataclasses import replace
+def _absorbed(weight: Floats, bias: Floats, mean: Array, scale: Array) -> tuple[Floats, Floats]:
+    """Weights on x of a layer that was made for (x - mean) / scale, in float64 until the end."""
+    wide = weight.astype(np.float64) / scale[:, None]
+    return wide.astype(np.float32), (bias - mean @ wide).astype(np.float32)
 
-    return replace(blueprint, **changes)
+
+def _layers_to_arrays(prefix: str, layers: tuple[Layer, ...], arrays: dict[str, Array]) -> list[dict[str, Any]]:
+    """Layers as plain tables; their numbers go into `arrays` under the layer's place, as layers.0.weight."""
+    return [_layer_to_arrays(f"{prefix}.{i}", layer, arrays) for i, layer in enumerate(layers)]
 
 
-def _layers_to_arrays(prefix: str, layers: tuple[Layer, ...], arrays: dict[str, Array]) -> list[dict[str, str]]:
-    described = []
-    for i, layer in enumerate(layers):
-        names = ("weight", "bias") if isinstance(layer, Dense) else ("weight_x", "weight_h", "bias_x", "bias_h")
-        arrays.update(
-            {f"{prefix}.{i}.{n}": np.asarray(a, np.float32) for n, a in zip(names, layer_arrays(layer), strict=True)}
-        )
-        described.append(
-            {"type": "dense", "activation": layer.activation} if isinstance(layer, Dense) else {"type": "gru"}
-        )
+def _layer_to_arrays(place: str, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:
+    described: dict[str, Any] = {"type": layer.kind}
+    for entry in fields(layer):
+        value = getattr(layer, entry.name)
+        if isinstance(value, np.ndarray):
+            arrays[f"{place}.{entry.name}"] = np.asarray(value, np.float32)
+        elif entry.name == "layers":
+            described["layers"] = _layers_to_arrays(f"{place}.layers", value, arrays)
+        elif entry.name == "branches":
+            described["branches"] = [
+                _layers_to_arrays(f"{place}.branches.{k}", branch, arrays) for k, branch in enumerate(value)
+            ]
+        else:
+            described[entry.name] = _number_to_json(value) if isinstance(value, float) else value
     return described
 
 
-def _layers_from_arrays(prefix: str, described: list[dict[str, str]], arrays: Mapping[str, Array]) -> tuple[Layer, ...]:
-    layers: list[Layer] = []
-    for i, entry in enumerate(described):
-        if entry["type"] == "dense":
-            if entry["activation"] not in ACTIVATIONS:
-                raise InputError(
-                    f"unknown activation {printable(entry['activation'])!r}. Allowed: {', '.join(ACTIVATIONS)}."
-                )
-            layers.append(Dense(arrays[f"{prefix}.{i}.weight"], arrays[f"{prefix}.{i}.bias"], entry["activation"]))
-        else:
-            layers.append(Gru(*(arrays[f"{prefix}.{i}.{n}"] for n in ("weight_x", "weight_h", "bias_x", "bias_h"))))
-    return tuple(layers)
+def _layers_from_arrays(prefix: str, described: list[dict[str, Any]], arrays: Mapping[str, Array]) -> tuple[Layer, ...]:
+    return tuple(_layer_from_arrays(f"{prefix}.{i}", entry, arrays) for i, entry in enumerate(described))
+
+
+def _layer_from_arrays(place: str, described: dict[str, Any], arrays: Mapping[str, Array]) -> Layer:
+    if described["type"] not in LAYERS:
+        raise InputError(f"unknown layer {printable(described['type'])!r}. Allowed: {', '.join(LAYERS)}.")
+    values: dict[str, Any] = {}
+    for entry in fields(LAYERS[described["type"]]):
+        key = entry.name
+        if f"{place}.{key}" in arrays:
+            values[key] = arrays[f"{place}.{key}"]
+        elif key == "layers":
+            values[key] = _layers_from_arrays(f"{place}.layers", described[key], arrays)
+        elif key == "branches":
+            values[key] = tuple(
+                _layers_from_arrays(f"{place}.branches.{k}", branch, arrays) for k, branch in enumerate(described[key])
+            )
+        elif key in described:
+            values[key] = _plain(described[key], key)
+    return LAYERS[described["type"]](**values)
+
+
+def _plain(value: Any, key: str) -> Any:
+    """An option of a layer from a file: a word, a number, whole numbers, or pairs of them; nothing else."""
+    if isinstance(value, list):
+        return tuple(_plain(inner, key) for inner in value)
+    if key in ("limit", "epsilon"):
+        return float(value)
+    if type(value) is int or (isinstance(value, str) and key in ("activation", "layout", "method")):
+        return value
+    raise InputError(f"a layer's {printable(key)} is {printable(value)!r}. Export the policy again.")
 
 
 def head_to_json(head: Head) -> dict[str, Any]:
@@ -218,6 +230,17 @@ def head_from_json(data: Mapping[str, Any]) -> Head:
     bounds = {k: tuple(float(v) for v in data[k]) for k in ("low", "high")}
     return Head(
         data["kind"], tuple(data["sizes"]), bounds["low"], bounds["high"], tuple(data["start"]), tuple(data["shape"])
+    )
+
+
+def _view_from_json(data: Mapping[str, Any]) -> View:
+    return View(
+        keys=_tuple(data["keys"]),
+        indices=_tuple(data["indices"]),
+        history=int(data["history"]),
+        noise=float(data["noise"]),
+        padding=data.get("padding", "first"),  # files written before there were frame stacks and masks
+        mask=data.get("mask"),
     )
 
 

@@ -14,6 +14,7 @@ from limbeck.contracts import Array, Floats, Head, Mode
 from limbeck.errors import InputError
 
 LOG_STD_RANGE = (-20.0, 2.0)  # Stable-Baselines3's SAC clamp; outside it a Gaussian is numerically a point or flat
+FORBIDDEN = -1e8  # logit or Q-value of an action that the mask forbids: finite, so that 0 times it is 0
 PRE_TANH_LIMIT = 3.0  # beyond it tanh is within 0.5 % of its limit: methods.md 1.5 clamps teacher means here
 
 
@@ -93,6 +94,14 @@ def bounds(head: Head) -> tuple[Floats, Floats]:
 def act(head: Head, params: Floats, mode: Mode = "greedy", rng: np.random.Generator | None = None) -> Array:
     """Rows -> executed actions."""
     return execute(head, said(head, params, mode, rng))
+
+
+# ---------------------------------------------------------------- action masks
+
+
+def masked(params: Floats, mask: NDArray[np.bool_]) -> Floats:
+    """[B, W] rows in which the actions that are not allowed can neither be chosen nor drawn."""
+    return np.where(mask, params, np.float32(FORBIDDEN))
 
 
 # ---------------------------------------------------------------- the stored form

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from limbeck.contracts import Array, Floats, Head, HeadKind, Observation, View
 from limbeck.errors import InputError
@@ -132,8 +133,34 @@ def flatten(obs: Observation, space: gym.Space[Any], view: View = View()) -> Flo
     return flat if view.indices is None else np.ascontiguousarray(flat[:, list(view.indices)])
 
 
+def mask_of(obs: Observation, view: View) -> NDArray[np.bool_] | None:
+    """[B, W] which actions are allowed, None for views without a mask."""
+    if view.mask is None:
+        return None
+    if not isinstance(obs, dict):
+        raise InputError(f"the view's mask {view.mask!r} needs a dict observation, given {type(obs).__name__}.")
+    mask = np.asarray(obs[view.mask])
+    return mask.reshape(len(mask), -1) > 0
+
+
+def input_size(space: gym.Space[Any], view: View) -> int:
+    """Numbers an artefact is fed per step: the flat observation of the view's keys, then the action mask."""
+    masks = _width(space[view.mask]) if view.mask is not None and isinstance(space, spaces.Dict) else 0
+    return flat_size(space, View(keys=view.keys, mask=view.mask)) + masks
+
+
+def input_rows(obs: Observation, space: gym.Space[Any], view: View) -> Floats:
+    """[B, I] float32 rows as `input_size` describes them."""
+    flat, mask = flatten(obs, space, View(keys=view.keys, mask=view.mask)), mask_of(obs, view)
+    return flat if mask is None else np.concatenate([flat, mask.astype(np.float32)], axis=1)
+
+
 def check_view(space: gym.Space[Any], view: View) -> None:
-    """Refuse keys or indices that the observation does not have."""
+    """Refuse keys, indices or a mask that the observation does not have."""
+    if view.mask is not None and (not isinstance(space, spaces.Dict) or view.mask not in space.spaces):
+        raise InputError(f"the view's action mask {view.mask!r} is not in {space}. Name a key of the observation.")
+    if view.padding not in ("first", "zero"):
+        raise InputError(f"view padding {view.padding!r} is unknown. Allowed: first, zero.")
     if view.keys is not None:
         if not isinstance(space, spaces.Dict):
             raise InputError(
@@ -144,7 +171,7 @@ def check_view(space: gym.Space[Any], view: View) -> None:
                 raise InputError(
                     f"view key {key!r} is not in the observation. Allowed: {', '.join(sorted(space.spaces))}."
                 )
-    width = flat_size(space, View(keys=view.keys))
+    width = flat_size(space, View(keys=view.keys, mask=view.mask))
     bad = [i for i in view.indices or () if not 0 <= i < width]
     if bad:
         raise InputError(
@@ -155,7 +182,7 @@ def check_view(space: gym.Space[Any], view: View) -> None:
 
 
 def _keys(space: spaces.Dict, view: View) -> list[str]:
-    return list(view.keys) if view.keys is not None else sorted(space.spaces)
+    return list(view.keys) if view.keys is not None else sorted(k for k in space.spaces if k != view.mask)
 
 
 def _width(space: gym.Space[Any]) -> int:

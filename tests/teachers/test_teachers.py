@@ -48,7 +48,7 @@ def test_a_limbeck_file_round_trips(own: Path, cartpole_zip: Path) -> None:
     obs = numpy_rows(40, 4)
     assert np.array_equal(rows(teacher, obs), rows(teachers.load(cartpole_zip), obs))
     assert teachers.inspect(own).stated["parameters"] == teacher.blueprint.parameters
-    with pytest.raises(InputError, match="whose normaliser is inside"):
+    with pytest.raises(InputError, match="its normaliser is inside"):
         teachers.load(own, normaliser="x.pkl")
     with pytest.raises(InputError, match="kind='q' goes with modules"):
         teachers.load(own, kind="q")

@@ -7,7 +7,25 @@ parameter row, K stacked students, N stored rows. Everything here is numpy and p
 
 from __future__ import annotations
 
-from limbeck.contracts.blueprint import ACTIVATIONS, Blueprint, Dense, Gru, Layer, Normaliser, layer_arrays
+from limbeck.contracts.blueprint import Blueprint, Normaliser
+from limbeck.contracts.layers import (
+    ACTIVATIONS,
+    LAYERS,
+    Conv,
+    Dense,
+    Gru,
+    Gsde,
+    Layer,
+    Lstm,
+    Norm,
+    Parallel,
+    Pool,
+    Shared,
+    chain_problem,
+    layer_arrays,
+    memory_of,
+    windows,
+)
 from limbeck.contracts.learning import Batch, BatchLoss, LossEntry, PointLoss, TrainableLoss
 from limbeck.contracts.play import Bounds, Episodes, Lanes, SeedSource, Step, Task
 from limbeck.contracts.policies import (
@@ -38,6 +56,7 @@ from limbeck.contracts.results import (
 
 __all__ = [
     "ACTIVATIONS",
+    "LAYERS",
     "Array",
     "Artifact",
     "Batch",
@@ -45,27 +64,34 @@ __all__ = [
     "Bill",
     "Blueprint",
     "Bounds",
+    "Conv",
     "Dense",
     "Episodes",
     "Evaluation",
     "Floats",
     "Gru",
+    "Gsde",
     "Head",
     "HeadKind",
     "Lanes",
     "Latency",
     "Layer",
     "LossEntry",
+    "Lstm",
     "MemberReport",
     "Mode",
+    "Norm",
     "Normaliser",
     "Observation",
+    "Parallel",
     "PointLoss",
     "Policy",
     "PolicyOutput",
+    "Pool",
     "Proof",
     "RunResult",
     "SeedSource",
+    "Shared",
     "Spec",
     "State",
     "Step",
@@ -75,5 +101,8 @@ __all__ = [
     "TrainableLoss",
     "Verdict",
     "View",
+    "chain_problem",
     "layer_arrays",
+    "memory_of",
+    "windows",
 ]

@@ -33,15 +33,19 @@ class Spec:
 class View:
     """What of the observation a policy sees: a pure function applied inside the policy.
 
-    `keys` picks entries of a Dict observation in that order (None: all, sorted); `indices` picks from the flat
-    vector (None: all); `history` concatenates the last H flat vectors, oldest first, the first one repeated at an
-    episode's start; `noise` adds Gaussian noise of that standard deviation during training only.
+    `keys` picks entries of a Dict observation in that order (None: all but the mask, sorted); `indices` picks from the
+    flat vector (None: all); `history` concatenates the last H flat vectors, oldest first; at an episode's start the
+    places before it hold the first vector again, or zeros with `padding` "zero" (as frame stacks of Stable-Baselines3
+    and ale-py do); `noise` adds Gaussian noise of that standard deviation during training only; `mask` is the key of
+    the Dict entry that says which actions are allowed (1) and which not (0).
     """
 
     keys: tuple[str, ...] | None = None
     indices: tuple[int, ...] | None = None
     history: int = 1
     noise: float = 0.0
+    padding: Literal["first", "zero"] = "first"
+    mask: str | None = None
 
 
 @dataclass(frozen=True)

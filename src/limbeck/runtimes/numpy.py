@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck import spaces
-from limbeck.contracts import Array, Blueprint, Dense, Floats, Gru, Head, Layer, Observation, PolicyOutput, Spec, State
+from limbeck import distributions, spaces
+from limbeck.contracts import (
+    Array,
+    Blueprint,
+    Conv,
+    Dense,
+    Floats,
+    Gru,
+    Gsde,
+    Head,
+    Layer,
+    Lstm,
+    Norm,
+    Observation,
+    Parallel,
+    PolicyOutput,
+    Pool,
+    Shared,
+    Spec,
+    State,
+    memory_of,
+)
 from limbeck.distributions import sigmoid
 
 ACTIVATE: dict[str, Callable[[Array], Array]] = {
@@ -21,6 +41,7 @@ ACTIVATE: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: _gelu(x),
     "silu": lambda x: x * sigmoid(x),
     "hardtanh": lambda x: np.clip(x, -1, 1),
+    "softplus": lambda x: np.logaddexp(0, x).astype(x.dtype),
 }
 
 
@@ -46,41 +67,121 @@ class NumpyPolicy:
         return self.blueprint.head
 
     def initial_state(self, batch: int) -> State:
+        blueprint = self.blueprint
         state: State = {}
-        if self.blueprint.view.history > 1:
-            state["history"] = np.zeros((batch, (self.blueprint.view.history - 1) * self._obs_size), np.float32)
-        for i, layer in enumerate(self.blueprint.layers):
-            if isinstance(layer, Gru):
-                state[f"gru{i}"] = np.zeros((batch, layer.size), np.float32)
+        if blueprint.view.history > 1:
+            state["history"] = np.zeros((batch, (blueprint.view.history - 1) * self._obs_size), np.float32)
+        for name, size in (*memory_of(blueprint.layers), *memory_of(blueprint.value_layers, "value.")):
+            state[name] = np.zeros((batch, size), np.float32)
         return state
 
     def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
-        flat = spaces.flatten(obs, self.spec.observation_space, self.blueprint.view)
-        return self.on_flat(flat, state, first)
+        space, view = self.spec.observation_space, self.blueprint.view
+        return self.on_flat(spaces.flatten(obs, space, view), state, first, spaces.mask_of(obs, view))
 
-    def on_flat(self, flat: Floats, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
-        """The same from flat observations [B, O] with the view's keys and indices already applied."""
+    def on_flat(
+        self, flat: Floats, state: State, first: NDArray[np.bool_], mask: NDArray[np.bool_] | None = None
+    ) -> PolicyOutput:
+        """The same from flat observations [B, O], the view's keys and indices already applied, and action masks [B, W]."""
         blueprint, after = self.blueprint, dict(state)
         x = flat
         if (norm := blueprint.normaliser) is not None:
             x = np.clip((x - norm.mean) / norm.scale, -norm.clip, norm.clip).astype(np.float32)
-        if blueprint.view.history > 1:
-            past = np.where(first[:, None], np.tile(x, blueprint.view.history - 1), state["history"])
+        if (history := blueprint.view.history) > 1:
+            fresh = np.tile(x, history - 1) if blueprint.view.padding == "first" else np.float32(0)
+            past = np.where(first[:, None], fresh, state["history"])
             x = np.concatenate([past, x], axis=1)
             after["history"] = x[:, self._obs_size :]
-        value = _forward(blueprint.value_layers, x, {}, {}, first)[:, 0] if blueprint.value_layers else None
+        value = None
+        if blueprint.value_layers:
+            value = _forward(blueprint.value_layers, x, state, after, first, "value.")[:, 0]
         params = _forward(blueprint.layers, x, state, after, first)
+        if mask is not None:
+            params = distributions.masked(params, mask)
         return PolicyOutput(params, after, value)
 
 
-def _forward(layers: tuple[Layer, ...], x: Floats, state: State, after: State, first: NDArray[np.bool_]) -> Floats:
+def _forward(
+    layers: Sequence[Layer], x: Floats, state: State, after: State, first: NDArray[np.bool_], prefix: str = ""
+) -> Floats:
     for i, layer in enumerate(layers):
-        if isinstance(layer, Dense):
-            x = ACTIVATE[layer.activation](x @ layer.weight + layer.bias)
+        if isinstance(layer, Gru):
+            name = f"{prefix}gru{i}"
+            x = after[name] = gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
+        elif isinstance(layer, Lstm):
+            hidden, cell = (np.where(first[:, None], np.float32(0), state[f"{prefix}lstm{i}.{k}"]) for k in "hc")
+            x, cell = lstm_step(layer, x, hidden, cell)
+            after[f"{prefix}lstm{i}.h"], after[f"{prefix}lstm{i}.c"] = x, cell
         else:
-            hidden = np.where(first[:, None], np.float32(0), state[f"gru{i}"])
-            x = after[f"gru{i}"] = gru_step(layer, x, hidden)
+            x = apply(layer, x)
     return x
+
+
+def apply(layer: Layer, x: Floats) -> Floats:
+    """A layer without memory on rows: [B, inputs] -> [B, outputs]."""
+    match layer:
+        case Dense():
+            return ACTIVATE[layer.activation](x @ layer.weight + layer.bias)
+        case Conv():
+            return ACTIVATE[layer.activation](_convolve(layer, x)).reshape(len(x), -1)
+        case Pool():
+            return _pool(layer, x)
+        case Norm():
+            centred = x - x.mean(axis=1, keepdims=True)
+            spread = np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(layer.epsilon))
+            return ACTIVATE[layer.activation](centred / spread * layer.weight + layer.bias)
+        case Gsde():
+            mean = np.clip(x @ layer.weight + layer.bias, -layer.limit, layer.limit)
+            log_std = np.float32(0.5) * np.log((x**2) @ (layer.spread**2) + np.float32(layer.epsilon))
+            return np.concatenate([mean, log_std], axis=1).astype(np.float32)
+        case Parallel():
+            parts = [
+                _chain(branch, x[:, begin:end])
+                for branch, (begin, end) in zip(layer.branches, layer.spans, strict=True)
+            ]
+            return np.concatenate(parts, axis=1)
+        case Shared():
+            return _chain(layer.layers, x.reshape(len(x) * layer.count, -1)).reshape(len(x), -1)
+    raise TypeError(f"a {layer.kind} layer needs memory")
+
+
+def _chain(layers: Sequence[Layer], x: Floats) -> Floats:
+    for layer in layers:
+        x = apply(layer, x)
+    return x
+
+
+def _convolve(layer: Conv, x: Floats) -> Floats:
+    """[B, inputs] -> [B, out height, out width, out channels], as one matrix product over all windows."""
+    (height, width), (kh, kw, channels, out) = layer.size, layer.weight.shape
+    if layer.layout == "chw":
+        image = x.reshape(len(x), channels, height, width).transpose(0, 2, 3, 1)
+    else:
+        image = x.reshape(len(x), height, width, channels)
+    seen = _windows(_padded(image, layer.padding, 0.0), (kh, kw), layer.stride)  # [B, i, j, channels, kh, kw]
+    rows, columns = seen.shape[1:3]
+    patches = seen.transpose(0, 1, 2, 4, 5, 3).reshape(len(x) * rows * columns, kh * kw * channels)
+    product: Floats = patches @ layer.weight.reshape(-1, out) + layer.bias
+    return product.reshape(len(x), rows, columns, out)
+
+
+def _pool(layer: Pool, x: Floats) -> Floats:
+    image = x.reshape(len(x), *layer.size, layer.channels)
+    seen = _windows(_padded(image, layer.padding, np.nan), layer.window, layer.stride)
+    best = np.nanmax(seen, axis=(-2, -1)) if layer.method == "max" else np.nanmean(seen, axis=(-2, -1))
+    return np.ascontiguousarray(best, np.float32).reshape(len(x), -1)
+
+
+def _padded(image: Floats, padding: tuple[int, int, int, int], value: float) -> Floats:
+    top, bottom, left, right = padding
+    if not any(padding):
+        return image
+    return np.pad(image, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=np.float32(value))
+
+
+def _windows(image: Floats, window: tuple[int, int], stride: tuple[int, int]) -> Floats:
+    seen = np.lib.stride_tricks.sliding_window_view(image, window, axis=(1, 2))
+    return seen[:, :: stride[0], :: stride[1]]
 
 
 def gru_step(layer: Gru, x: Floats, hidden: Floats) -> Floats:
@@ -90,3 +191,11 @@ def gru_step(layer: Gru, x: Floats, hidden: Floats) -> Floats:
     reset, update = sigmoid(xr + hr), sigmoid(xz + hz)
     new = np.tanh(xn + reset * hn)
     return ((1 - update) * new + update * hidden).astype(np.float32)
+
+
+def lstm_step(layer: Lstm, x: Floats, hidden: Floats, cell: Floats) -> tuple[Floats, Floats]:
+    """(h', c') for inputs [B, in], hidden and cell [B, H]; the equation stands at `contracts.Lstm`."""
+    gates = np.split(x @ layer.weight_x + hidden @ layer.weight_h + layer.bias, 4, axis=1)
+    enter, keep, leave = (sigmoid(gates[k]) for k in (0, 1, 3))
+    cell = (keep * cell + enter * np.tanh(gates[2])).astype(np.float32)
+    return (leave * np.tanh(cell)).astype(np.float32), cell
