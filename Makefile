@@ -3,10 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLD_SB3 := $(VENV)/sb3-2.0
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all lint types bench clean
+.PHONY: demo test test-all lint types bench fixtures clean
 
 demo: $(VENV)/.demo  ## The whole job on the bundled teacher: a proved, exported family and its report.
 	$(BIN)/limbeck demo
@@ -28,6 +29,9 @@ types: $(VENV)/.test
 bench: $(VENV)/.test  ## Every published number again, into benchmarks/results/.
 	$(BIN)/python benchmarks/run_all.py
 
+fixtures: $(VENV)/.fixtures  ## The teacher files under tests/fixtures again, by the real programs; FIXTURES="NAME ..." for some.
+	SB3_OLD_PYTHON=$(OLD_SB3)/bin/python $(BIN)/python tests/fixtures/make_fixtures.py $(FIXTURES)
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist src/*.egg-info
 
@@ -45,4 +49,11 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	@echo "installing Limbeck with everything the tests need"
 	$(PIP) install -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.fixtures: $(VENV)/.test
+	$(PIP) install -c constraints.txt sb3-contrib rsl-rl-lib keras minari h5py onnx onnxscript minigrid MinAtar
+	test -x $(OLD_SB3)/bin/python || $(PYTHON) -m venv $(OLD_SB3)
+	bash scripts/install_torch.sh $(OLD_SB3)/bin/python
+	$(OLD_SB3)/bin/python -m pip --quiet install -c constraints.txt 'stable-baselines3==2.0.0' 'gymnasium==0.28.1' 'numpy<2'
 	touch $@

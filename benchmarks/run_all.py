@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMMANDS = (["startup.py"], ["c_latency.py"], ["family.py"], ["lunarlander.py", "--peer"])
+COMMANDS = (["startup.py"], ["teachers.py"], ["c_latency.py"], ["family.py"], ["lunarlander.py", "--peer"])
 
 
 def main() -> None:

@@ -211,7 +211,7 @@ def test_weights_of_a_student_that_are_no_numbers(call: Call, finished: Path, tm
         (["distill", "TEACHER", "--env", "CartPole-v1", "--options", "collect.slots=many"], "collect.slots = 'many'"),
         (["distill", "TEACHER", "--env", "CartPole-v1", "--retain", "7"], "prove.retain = 7, allowed 0.01 to 1.5"),
         (["distill", "TEACHER", "--env", "CartPole-v1", "--seed", "x"], "x"),
-        (["distill", "TEACHER"], "the recipe lacks env. Needed: "),
+        (["distill", "TEACHER"], "the recipe has neither env nor data. Needed: "),
         (["distill"], "needs TEACHER. See: limbeck distill --help"),
         (["prove", "TEACHER", "TEACHER"], "needs an environment"),
     ],

@@ -85,10 +85,10 @@ def test_an_episode_keeps_its_row_whatever_the_slots_and_the_cut():
     met = {}
 
     class Spy(NumpyPolicy):
-        def on_flat(self, flat, state, first):
+        def on_flat(self, flat, state, first, mask=None):
             for row in range(len(flat)):
                 met.setdefault(flat[row].tobytes(), set()).add(row)
-            return super().on_flat(flat, state, first)
+            return super().on_flat(flat, state, first, mask)
 
     starts = {}
     for number, n, slots in ((0, 40, 64), (0, 40, 4), (0, 40, 1), (7, 21, 16), (33, 7, 8)):

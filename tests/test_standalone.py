@@ -18,7 +18,7 @@ from limbeck import blueprints, cli, rollout, seeding, storage, tasks
 from limbeck.errors import InputError, StorageError
 from limbeck.reporting import load_result
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.stages import ship
+from limbeck.stages import proving
 from limbeck.standalone.duels import Asked
 
 FEW = ("prove.bound_episodes=40", "verify.episodes=10", "verify.random_episodes=10")
@@ -138,7 +138,7 @@ def test_a_target_that_acts_differently_has_its_own_proof_stored(tmp_path, monke
             "onnx": NumpyPolicy(replace(blueprint, layers=(*blueprint.layers[:-1], other))),
         }
 
-    monkeypatch.setattr(ship, "players", two_players)
+    monkeypatch.setattr(proving, "players", two_players)
     options = ["export.targets=numpy", "imitate.rounds=1", "prove.max_episodes=20"]
     result = small(CARTPOLE, "CartPole-v1", tmp_path / "run", ["linear"], options)
     stored = json.loads((tmp_path / "run" / "proofs" / "linear-s0.onnx.json").read_text())

@@ -54,9 +54,8 @@ def seeds(n, stage="verify"):
     ("nan observation", "observation that is not finite at step 5"), ("nan reward", "reward that is not finite"), ("shape", "raised ValueError"),
 ])  # fmt: skip
 def test_a_fault_names_environment_step_and_seed(fault, words):
-    task = tasks.resolve(lambda: Faulty(fault))
     with pytest.raises(EnvironmentFault) as caught:
-        rollout.play(None, task, seeds(4), mode="uniform")
+        rollout.play(None, tasks.resolve(lambda: Faulty(fault)), seeds(4), mode="uniform")
     assert words in str(caught.value)
     assert "\x1b" not in str(caught.value)
     if fault not in ("reset",):
@@ -186,7 +185,7 @@ def test_a_limit_set_inside_ends_with_the_block():
 
 def test_a_missing_plugin_is_named_as_pip_knows_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "minigrid", None)
-    with pytest.raises(InputError, match=r"Run: pip install minigrid$"):
+    with pytest.raises(InputError, match=r'Run: pip install "limbeck\[minigrid\]"$'):
         tasks.resolve("MiniGrid-Empty-5x5-v0")
 
 

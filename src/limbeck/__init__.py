@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["LimbeckError", "check", "demo", "distill", "export", "inspect", "prove", "report", "teach"]
+__all__ = ["LimbeckError", "check", "demo", "distill", "export", "inspect", "prove", "record", "report", "teach"]
 
 if TYPE_CHECKING:
     from limbeck.errors import LimbeckError
-    from limbeck.verbs import check, demo, distill, export, inspect, prove, report, teach
+    from limbeck.verbs import check, demo, distill, export, inspect, prove, record, report, teach
 
 
 def __getattr__(name: str) -> object:

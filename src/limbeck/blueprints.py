@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +16,7 @@ from limbeck.contracts import (
     LAYERS,
     Array,
     Blueprint,
+    Conv,
     Dense,
     Floats,
     Gru,
@@ -23,6 +24,9 @@ from limbeck.contracts import (
     HeadKind,
     Layer,
     Normaliser,
+    Parallel,
+    Pool,
+    Shared,
     Spec,
     View,
     chain_problem,
@@ -30,6 +34,11 @@ from limbeck.contracts import (
 from limbeck.errors import InputError, printable
 
 FORMAT = "limbeck-policy-1"
+LARGEST = 2**26  # numbers in one row of a step: 256 MiB; what needs more is a mistake or an attack
+DEEPEST = 8  # levels of layers inside of layers
+DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, MemoryError, RecursionError, TypeError, ValueError,
+)  # fmt: skip  # what a description that is not ours can raise on its way through json, Gymnasium and numpy
 FOLDABLE = 10.0  # |mean| / scale up to which folding loses less than float32 rounding of the layer itself
 
 
@@ -40,15 +49,17 @@ def save(blueprint: Blueprint, path: Path, provenance: Mapping[str, Any] | None 
         "format": FORMAT,
         "name": blueprint.name,
         "task": blueprint.spec.name,
+        "agents": blueprint.spec.agents,
         "observation_space": spaces.to_json(blueprint.spec.observation_space),
         "action_space": spaces.to_json(blueprint.spec.action_space),
         "head": head_to_json(blueprint.head),
-        "view": storage.plain(blueprint.view),
+        "view": view_to_json(blueprint.view),
         "layers": _layers_to_arrays("layers", blueprint.layers, arrays),
         "value_layers": _layers_to_arrays("value_layers", blueprint.value_layers, arrays),
     }
     if blueprint.normaliser is not None:
-        arrays["normaliser.mean"], arrays["normaliser.scale"] = blueprint.normaliser.mean, blueprint.normaliser.scale
+        for key in ("mean", "scale"):
+            arrays[f"normaliser.{key}"] = np.asarray(getattr(blueprint.normaliser, key), np.float32)
         description["normaliser_clip"] = _number_to_json(blueprint.normaliser.clip)
     meta = {"limbeck": json.dumps(description), "provenance": json.dumps(storage.plain(provenance or {}))}
     storage.write_arrays(path, arrays, meta)
@@ -71,51 +82,96 @@ def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, str], name: str)
             raise InputError(
                 f"{printable(name)} was written in format {printable(described['format'])}, this version reads {FORMAT}. Update limbeck."
             )
-        for key, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise InputError(
-                    f"{printable(name)}: {printable(key)} holds NaN or infinite numbers. Export the policy again from a sound checkpoint."
-                )
-        normaliser = None
-        if "normaliser.mean" in arrays:
-            clip = float(described["normaliser_clip"])
-            normaliser = Normaliser(arrays["normaliser.mean"], arrays["normaliser.scale"], clip)
-        blueprint = Blueprint(
-            spec=Spec(
-                spaces.from_json(described["observation_space"]),
-                spaces.from_json(described["action_space"]),
-                described["task"],
-            ),
-            head=head_from_json(described["head"]),
-            layers=_layers_from_arrays("layers", described["layers"], arrays),
-            view=_view_from_json(described["view"]),
-            normaliser=normaliser,
-            value_layers=_layers_from_arrays("value_layers", described["value_layers"], arrays),
-            name=described["name"],
-        )
-        check(blueprint)
-        return blueprint, json.loads(meta.get("provenance", "{}"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _described(described, _sound(arrays, name)), json.loads(meta.get("provenance", "{}"))
+    except DAMAGE as error:
         raise InputError(
             f"{printable(name)} is damaged: {type(error).__name__} {printable(error)}. Export the policy again."
         ) from error
+
+
+def _described(described: Mapping[str, Any], arrays: Mapping[str, Array]) -> Blueprint:
+    normaliser = None
+    if "normaliser.mean" in arrays:
+        clip = float(described["normaliser_clip"])
+        normaliser = Normaliser(arrays["normaliser.mean"], arrays["normaliser.scale"], clip)
+    observed, acted = (spaces.from_json(described[k]) for k in ("observation_space", "action_space"))
+    blueprint = Blueprint(
+        spec=Spec(observed, acted, _word(described["task"], "task"), _whole(described.get("agents", 1), "agents")),
+        head=head_from_json(described["head"]),
+        layers=_layers_from_arrays("layers", described["layers"], arrays),
+        view=view_from_json(described["view"]),
+        normaliser=normaliser,
+        value_layers=_layers_from_arrays("value_layers", described["value_layers"], arrays),
+        name=_word(described["name"], "name"),
+    )
+    check(blueprint)
+    return blueprint
+
+
+def _sound(arrays: Mapping[str, Array], name: str) -> dict[str, Floats]:
+    """The arrays as float32; numbers that are none are refused."""
+    sound = {}
+    for key, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{printable(name)}: {printable(key)} holds {array.dtype}. Allowed: real numbers.")
+        with np.errstate(over="ignore"):
+            sound[key] = array.astype(np.float32)
+        if not np.isfinite(sound[key]).all():
+            raise InputError(
+                f"{printable(name)}: {printable(key)} holds NaN or infinite numbers. Export the policy again from a sound checkpoint."
+            )
+    return sound
 
 
 def check(blueprint: Blueprint) -> None:
     """Every shape against the next, the first against the view, the last against the head, the head against the actions."""
     _check_head(blueprint.head, blueprint.spec)
     spaces.check_view(blueprint.spec.observation_space, blueprint.view)
+    _check_mask(blueprint)
     width = spaces.flat_size(blueprint.spec.observation_space, blueprint.view)
-    if blueprint.normaliser is not None and blueprint.normaliser.mean.shape != (width,):
+    norm = blueprint.normaliser
+    if norm is not None and not norm.mean.shape == norm.scale.shape == (width,):
         raise InputError(
-            f"normaliser of {blueprint.normaliser.mean.shape} numbers against observations of {width}. They must agree."
+            f"normaliser of {norm.mean.shape} and {norm.scale.shape} numbers against observations of {width}. They must agree."
         )
+    if norm is not None and not norm.clip > 0:
+        raise InputError(f"the normaliser clips at {norm.clip}. Allowed: positive numbers.")
     inputs = width * blueprint.view.history
     for layers, outputs in ((blueprint.layers, blueprint.head.width), (blueprint.value_layers, 1)):
         if problem := chain_problem(layers, inputs, outputs):
             raise InputError(
-                f"{problem}: the policy does not fit {blueprint.spec.observation_space} and {blueprint.spec.action_space}."
+                f"{printable(problem)}: the policy does not fit {blueprint.spec.observation_space} and {blueprint.spec.action_space}."
             )
+    largest = max([inputs, *map(_largest, (*blueprint.layers, *blueprint.value_layers))])
+    if largest > LARGEST:
+        raise InputError(f"a step of the policy needs a row of {largest:,} numbers. Allowed: up to {LARGEST:,}.")
+
+
+def _check_mask(blueprint: Blueprint) -> None:
+    head, view, space = blueprint.head, blueprint.view, blueprint.spec.observation_space
+    if view.mask is None:
+        return
+    if not head.discrete:
+        raise InputError(f"an action mask on a {head.kind} head. Allowed on discrete actions: drop the view's mask.")
+    width = spaces.flat_size(space, View(keys=(view.mask,)))
+    if width != head.width:
+        raise InputError(
+            f"the view's mask {printable(view.mask)!r} holds {width} numbers for {head.width} actions. Name one number per action."
+        )
+
+
+def _largest(layer: Layer) -> int:
+    """The longest row that running a layer needs, that of all windows of an image side by side included."""
+    match layer:
+        case Conv():
+            return max(layer.outputs, math.prod(layer.out_size) * math.prod(layer.weight.shape[:3]))
+        case Pool():
+            return max(layer.outputs, math.prod(layer.out_size) * math.prod(layer.window) * layer.channels)
+        case Parallel():
+            return max(layer.outputs, *(_largest(inner) for branch in layer.branches for inner in branch), 0)
+        case Shared():
+            return max(layer.outputs, layer.count * max(map(_largest, layer.layers)))
+    return max(layer.inputs, layer.outputs)
 
 
 def _check_head(head: Head, spec: Spec) -> None:
@@ -140,26 +196,50 @@ def fold(blueprint: Blueprint) -> Blueprint:
     Observations far from zero for their spread (a temperature in kelvin) keep their normaliser: folded, float32 would
     cancel and the student would no longer be the one that was trained.
     """
-    norm = blueprint.normaliser
-    if norm is None or not math.isinf(norm.clip) or not blueprint.layers:
+    norm, view = blueprint.normaliser, blueprint.view
+    if norm is None or not math.isinf(norm.clip) or not blueprint.layers or not foldable(norm.mean, norm.scale):
         return blueprint
-    if (np.abs(norm.mean) > FOLDABLE * norm.scale).any():
-        return blueprint
-    history = blueprint.view.history
-    mean, scale = (np.tile(a.astype(np.float64), history) for a in (norm.mean, norm.scale))
-    head = blueprint.layers[0]
-    if isinstance(head, Dense):
-        weight, bias = _absorbed(head.weight, head.bias, mean, scale)
-        first: Layer = replace(head, weight=weight, bias=bias)
-    elif isinstance(head, Gru):
-        weight, bias = _absorbed(head.weight_x, head.bias_x, mean, scale)
-        first = replace(head, weight_x=weight, bias_x=bias)
-    else:
-        return blueprint
-    return replace(blueprint, layers=(first, *blueprint.layers[1:]), normaliser=None)
+    if view.history > 1 and view.padding == "zero" and norm.mean.any():
+        return blueprint  # the zeros before an episode's start are normalised numbers: unfolded they would be others
+    mean, scale = (np.tile(a.astype(np.float64), view.history) for a in (norm.mean, norm.scale))
+    first = _folded(blueprint.layers[0], mean, scale)
+    return blueprint if first is None else replace(blueprint, layers=(first, *blueprint.layers[1:]), normaliser=None)
 
 
-def _absorbed(weight: Floats, bias: Floats, mean: Array, scale: Array) -> tuple[Floats, Floats]:
+def _folded(layer: Layer, mean: Array, scale: Array) -> Layer | None:
+    """The layer for raw numbers that does what `layer` does for normalised ones; None where it cannot."""
+    match layer:
+        case Dense():
+            weight, bias = absorbed(layer.weight, layer.bias, mean, scale)
+            return replace(layer, weight=weight, bias=bias)
+        case Gru():
+            weight, bias = absorbed(layer.weight_x, layer.bias_x, mean, scale)
+            return replace(layer, weight_x=weight, bias_x=bias)
+        case Conv() if (
+            layer.layout == "hwc" and not any(layer.padding) and _repeats((mean, scale), layer.weight.shape[2])
+        ):
+            places = layer.weight.shape[0] * layer.weight.shape[1]
+            channels = (np.tile(a[: layer.weight.shape[2]], places) for a in (mean, scale))
+            weight, bias = absorbed(layer.weight.reshape(-1, layer.weight.shape[3]), layer.bias, *channels)
+            return replace(layer, weight=weight.reshape(layer.weight.shape), bias=bias)
+        case Shared() if _repeats((mean, scale), layer.layers[0].inputs):
+            size = layer.layers[0].inputs
+            inner = _folded(layer.layers[0], mean[:size], scale[:size])
+            return None if inner is None else replace(layer, layers=(inner, *layer.layers[1:]))
+    return None
+
+
+def _repeats(arrays: tuple[Array, ...], size: int) -> bool:
+    """Whether every stretch of `size` numbers is the same."""
+    return all((a.reshape(-1, size) == a[:size]).all() for a in arrays)
+
+
+def foldable(mean: Array, scale: Array) -> bool:
+    """Whether folding these loses less than float32 rounding of the layer itself."""
+    return bool((np.abs(mean) <= FOLDABLE * scale).all())
+
+
+def absorbed(weight: Floats, bias: Floats, mean: Array, scale: Array) -> tuple[Floats, Floats]:
     """Weights on x of a layer that was made for (x - mean) / scale, in float64 until the end."""
     wide = weight.astype(np.float64) / scale[:, None]
     return wide.astype(np.float32), (bias - mean @ wide).astype(np.float32)
@@ -187,38 +267,83 @@ def _layer_to_arrays(place: str, layer: Layer, arrays: dict[str, Array]) -> dict
     return described
 
 
-def _layers_from_arrays(prefix: str, described: list[dict[str, Any]], arrays: Mapping[str, Array]) -> tuple[Layer, ...]:
-    return tuple(_layer_from_arrays(f"{prefix}.{i}", entry, arrays) for i, entry in enumerate(described))
+def _layers_from_arrays(prefix: str, described: Any, arrays: Mapping[str, Array], depth: int = 0) -> tuple[Layer, ...]:
+    if depth > DEEPEST:
+        raise InputError(f"layers inside of layers, deeper than {DEEPEST} levels. Export the policy again.")
+    if not isinstance(described, list):
+        raise InputError(f"the layers are {printable(described)!r}. Allowed: a list. Export the policy again.")
+    return tuple(_layer_from_arrays(f"{prefix}.{i}", entry, arrays, depth) for i, entry in enumerate(described))
 
 
-def _layer_from_arrays(place: str, described: dict[str, Any], arrays: Mapping[str, Array]) -> Layer:
-    if described["type"] not in LAYERS:
-        raise InputError(f"unknown layer {printable(described['type'])!r}. Allowed: {', '.join(LAYERS)}.")
+def _layer_from_arrays(place: str, described: Mapping[str, Any], arrays: Mapping[str, Array], depth: int) -> Layer:
+    kind = described["type"]
+    if not isinstance(kind, str) or kind not in LAYERS:
+        raise InputError(f"unknown layer {printable(kind)!r}. Allowed: {', '.join(LAYERS)}.")
     values: dict[str, Any] = {}
-    for entry in fields(LAYERS[described["type"]]):
+    for entry in fields(LAYERS[kind]):
         key = entry.name
-        if f"{place}.{key}" in arrays:
-            values[key] = arrays[f"{place}.{key}"]
+        if key in _RANKS:
+            values[key] = array = arrays[f"{place}.{key}"]
+            wanted = _WEIGHT_RANKS.get(kind, _RANKS[key]) if key == "weight" else _RANKS[key]
+            if array.ndim != wanted:
+                raise InputError(f"the {kind} layer's {key} has shape {array.shape}, allowed {wanted} dimensions.")
         elif key == "layers":
-            values[key] = _layers_from_arrays(f"{place}.layers", described[key], arrays)
+            values[key] = _layers_from_arrays(f"{place}.layers", described[key], arrays, depth + 1)
         elif key == "branches":
             values[key] = tuple(
-                _layers_from_arrays(f"{place}.branches.{k}", branch, arrays) for k, branch in enumerate(described[key])
+                _layers_from_arrays(f"{place}.branches.{k}", branch, arrays, depth + 1)
+                for k, branch in enumerate(described[key])
             )
         elif key in described:
-            values[key] = _plain(described[key], key)
-    return LAYERS[described["type"]](**values)
+            values[key] = _OPTIONS[key](described[key], key)
+    return LAYERS[kind](**values)
 
 
-def _plain(value: Any, key: str) -> Any:
-    """An option of a layer from a file: a word, a number, whole numbers, or pairs of them; nothing else."""
-    if isinstance(value, list):
-        return tuple(_plain(inner, key) for inner in value)
-    if key in ("limit", "epsilon"):
-        return float(value)
-    if type(value) is int or (isinstance(value, str) and key in ("activation", "layout", "method")):
+_RANKS = {"weight": 2, "bias": 1, "weight_x": 2, "weight_h": 2, "bias_x": 1, "bias_h": 1, "spread": 2}
+_WEIGHT_RANKS = {"conv": 4, "norm": 1}
+
+
+def _word(value: Any, key: str) -> str:
+    if isinstance(value, str):
         return value
-    raise InputError(f"a layer's {printable(key)} is {printable(value)!r}. Export the policy again.")
+    raise InputError(f"{key} is {printable(repr(value))}. Allowed: a word. Export the policy again.")
+
+
+def _whole(value: Any, key: str) -> int:
+    if type(value) is int and abs(value) < 2**63:
+        return value
+    raise InputError(f"{key} is {printable(repr(value))}. Allowed: a whole number. Export the policy again.")
+
+
+def _number(value: Any, key: str) -> float:
+    if type(value) in (int, float) or value in ("inf", "-inf"):
+        return float(value)
+    raise InputError(f"{key} is {printable(repr(value))}. Allowed: a number. Export the policy again.")
+
+
+def _wholes(count: int) -> Callable[[Any, str], tuple[int, ...]]:
+    def read(value: Any, key: str) -> tuple[int, ...]:
+        if isinstance(value, list) and len(value) == count:
+            return tuple(_whole(v, key) for v in value)
+        raise InputError(f"{key} is {printable(repr(value))}. Allowed: {count} whole numbers. Export the policy again.")
+
+    return read
+
+
+def _spans(value: Any, key: str) -> tuple[tuple[int, ...], ...]:
+    if isinstance(value, list):
+        return tuple(_wholes(2)(v, key) for v in value)
+    raise InputError(f"{key} is {printable(repr(value))}. Allowed: pairs of whole numbers. Export the policy again.")
+
+
+_OPTIONS: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("activation", "layout", "method"), _word),
+    **dict.fromkeys(("channels", "count", "width"), _whole),
+    **dict.fromkeys(("size", "stride", "window"), _wholes(2)),
+    **dict.fromkeys(("epsilon", "limit"), _number),
+    "padding": _wholes(4),
+    "spans": _spans,
+}
 
 
 def head_to_json(head: Head) -> dict[str, Any]:
@@ -227,26 +352,27 @@ def head_to_json(head: Head) -> dict[str, Any]:
 
 
 def head_from_json(data: Mapping[str, Any]) -> Head:
-    bounds = {k: tuple(float(v) for v in data[k]) for k in ("low", "high")}
-    return Head(
-        data["kind"], tuple(data["sizes"]), bounds["low"], bounds["high"], tuple(data["start"]), tuple(data["shape"])
-    )
+    bounds = {k: tuple(_number(float(v), k) for v in data[k]) for k in ("low", "high")}
+    wholes = {k: tuple(_whole(v, k) for v in data[k]) for k in ("sizes", "start", "shape")}
+    return Head(data["kind"], low=bounds["low"], high=bounds["high"], **wholes)
 
 
-def _view_from_json(data: Mapping[str, Any]) -> View:
+def view_to_json(view: View) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(view).items()}
+
+
+def view_from_json(data: Mapping[str, Any]) -> View:
+    """The view that `view_to_json` wrote, or an older version, before there were frame stacks and masks."""
+    keys, indices, mask = data["keys"], data["indices"], data.get("mask")
     return View(
-        keys=_tuple(data["keys"]),
-        indices=_tuple(data["indices"]),
-        history=int(data["history"]),
-        noise=float(data["noise"]),
-        padding=data.get("padding", "first"),  # files written before there were frame stacks and masks
-        mask=data.get("mask"),
+        keys=None if keys is None else tuple(_word(k, "a view's key") for k in keys),
+        indices=None if indices is None else tuple(_whole(i, "a view's index") for i in indices),
+        history=_whole(data["history"], "the view's history"),
+        noise=_number(data.get("noise", 0.0), "the view's noise"),
+        padding=data.get("padding", "first"),
+        mask=None if mask is None else _word(mask, "the view's mask"),
     )
 
 
 def _number_to_json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
-
-
-def _tuple(values: Any) -> Any:
-    return None if values is None else tuple(values)

@@ -30,7 +30,7 @@ usage: limbeck VERB [ARGUMENTS] [--json] [--debug]
   --debug               show the trace of an error
 """
 TEXT = {"Any": str | None, "str | Path": str, "str | Path | None": str | None}  # what an argument is when it is typed
-POSITIONAL = {"distill": ("teacher",), "inspect": ("teacher",), "prove": ("student", "teacher", "env"), "teach": ("env", "algorithm"),
+POSITIONAL = {"distill": ("teacher",), "inspect": ("teacher",), "prove": ("student", "teacher", "env"), "teach": ("env", "algorithm"), "record": ("teacher", "env", "out"),
               "export": ("run",), "check": ("folder",), "report": ("run",)}  # fmt: skip
 
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from limbeck import distributions, seeding, tasks
 from limbeck.contracts import Array, Floats, Head, Mode, Observation, Policy, State, Step, Task
 from limbeck.dataset import observation_columns
+from limbeck.recordings import Recordings
 from limbeck.rollout import uniform
 
 LABEL_BATCH = 4096
-TEACHER, STUDENT, RANDOM, BLEND = 0, 1, 2, 3  # column `driver`
+TEACHER, STUDENT, RANDOM, BLEND, RECORDED = 0, 1, 2, 3, 4  # column `driver`
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,27 @@ def collect(
     return Collected(columns, taken, len(columns["first"]))
 
 
+def recorded(task: Task, records: Recordings, rows: NDArray[np.int64], teacher: Policy) -> Collected:
+    """The teacher's labels on recorded steps instead of played ones; `rows` are whole episodes, one after another."""
+    columns = observation_columns(tasks.take_rows(records.obs, rows))
+    first = records.first[rows] | np.concatenate([[True], np.diff(rows) != 1])
+    columns |= {"reward": records.reward[rows], "terminated": records.terminated[rows], "first": first}
+    columns |= {"truncated": records.truncated[rows], "seed": np.full(len(rows), -1, np.int64)}
+    columns["driver"] = np.full(len(rows), RECORDED, np.uint8)
+    columns |= _label(teacher, columns, task) if not teacher.initial_state(1) else _label_along(teacher, columns, task)
+    said = distributions.said(teacher.head, columns["teacher/params"])
+    executed = distributions.execute(teacher.head, said)
+    columns |= {"action": said, "executed": executed if records.action is None else records.action[rows]}
+    return Collected(columns, 0, len(rows))
+
+
+def answers_of(teacher: Policy, records: Recordings, task: Task) -> Array:
+    """[N, ...] what the teacher would do at every recorded step, as the environment would receive it."""
+    columns = observation_columns(records.obs) | {"first": records.first}
+    labels = _label(teacher, columns, task) if not teacher.initial_state(1) else _label_along(teacher, columns, task)
+    return distributions.act(teacher.head, labels["teacher/params"])
+
+
 class _Driving:
     """Turns observations into said actions, carrying the memory of whoever needs it."""
 
@@ -100,7 +122,7 @@ class _Driving:
             self._teacher_state, teacher_params = output.state, output.params
             labels = label_columns(self._teacher.head, output.params, output.value)
         if self._plan.driver == "teacher":
-            return (*self._teacher_says(teacher_params), labels)
+            return (*self._teacher_says(step, teacher_params), labels)
         params = self._student_params(step)
         driver = np.full(self._count, STUDENT, np.uint8)
         if self._plan.driver == "trb" and teacher_params is not None:
@@ -112,14 +134,16 @@ class _Driving:
             said[take], driver[take] = to_head(self._teacher.head, self.head, taught)[take], TEACHER
         return said, driver, labels
 
-    def _teacher_says(self, params: Floats | None) -> tuple[Array, NDArray[np.uint8]]:
+    def _teacher_says(self, step: Step, params: Floats | None) -> tuple[Array, NDArray[np.uint8]]:
         assert params is not None
         said = distributions.said(self.head, params, self._plan.teacher_mode, self._rng)
         driver = np.full(self._count, TEACHER, np.uint8)
         if self._plan.random_share:
             take = self._rng.random(self._count) < self._plan.random_share
             if take.any():
-                drawn = np.concatenate([uniform(self.head, self._rng) for _ in range(self._count)])
+                masks = tasks.allowed_actions(step.obs, self.head)
+                allowed = [None] * self._count if masks is None else list(masks)
+                drawn = np.concatenate([uniform(self.head, self._rng, row) for row in allowed])
                 said[take], driver[take] = distributions.said_for(self.head, drawn)[take], RANDOM
         return said, driver
 
@@ -186,14 +210,39 @@ def label_columns(head: Head, params: Floats, value: Floats | None) -> dict[str,
 
 def _label(teacher: Policy, columns: dict[str, Array], task: Task) -> dict[str, Array]:
     """Labels of a memoryless teacher for all rows in large batches."""
-    names = [name for name in columns if name == "obs" or name.startswith("obs/")]
-    obs: Observation = columns["obs"] if names == ["obs"] else {name[4:]: columns[name] for name in names}
+    obs = _observations(columns)
     rows, parts = len(columns["first"]), []
     for begin in range(0, rows, LABEL_BATCH):
         part = slice(begin, min(begin + LABEL_BATCH, rows))
         output = teacher(tasks.take_rows(obs, part), {}, columns["first"][part])
         parts.append(label_columns(teacher.head, output.params, output.value))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _label_along(teacher: Policy, columns: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Labels of a teacher with memory: every episode from its first row on, all of them side by side."""
+    begins = np.flatnonzero(columns["first"])
+    ends = np.append(begins[1:], len(columns["first"]))
+    obs, state = _observations(columns), teacher.initial_state(len(begins))
+    params: Floats | None = None
+    values: Floats | None = None
+    for step in range(int((ends - begins).max())):
+        rows = np.minimum(begins + step, ends - 1)
+        output = teacher(tasks.take_rows(obs, rows), state, np.full(len(begins), step == 0))
+        state, going = output.state, begins + step < ends
+        if params is None:
+            params = np.zeros((len(columns["first"]), output.params.shape[1]), np.float32)
+            values = None if output.value is None else np.zeros(len(params), np.float32)
+        params[rows[going]] = output.params[going]
+        if values is not None and output.value is not None:
+            values[rows[going]] = output.value[going]
+    assert params is not None
+    return label_columns(teacher.head, params, values)
+
+
+def _observations(columns: dict[str, Array]) -> Observation:
+    names = [name for name in columns if name == "obs" or name.startswith("obs/")]
+    return columns["obs"] if names == ["obs"] else {name[4:]: columns[name] for name in names}
 
 
 class _Recorder:

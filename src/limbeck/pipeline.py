@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limbeck import identity, machine, runs, settings, storage, tasks, teachers
-from limbeck.assets import bundled
+from limbeck import identity, machine, runs, settings, storage, tasks
 from limbeck.contracts import RunResult, Task, Teacher
 from limbeck.errors import InputError
 from limbeck.runs import Tell
 from limbeck.settings import Recipe
-from limbeck.stages import learn, refusals, ship
+from limbeck.stages import choosing, learn, proving, refusals, scene, ship
+from limbeck.stages.opening import open_both
 
 
 @tasks.own_limit()
@@ -35,13 +35,13 @@ def distill(
         if (folder / runs.RESULT).exists():
             tell("run", f"{folder} is finished: what it found is told again")
         run = runs.open_run(folder, recipe, tell, identity.of_task(task))
-        here = learn.verify(run, task, teacher)  # is the teacher what it should be?
+        here = scene.verify(run, task, teacher)  # is the teacher what it should be?
         family, imitated = learn.imitate_rounds(here)  # collect <> imitate, racing between rounds
-        chosen, choice = learn.choose(here, family)  # one member of each size
-        chosen, polished = learn.polish(here, family, chosen)  # on return, where imitation falls short
+        chosen, choice = choosing.choose(here, family)  # one member of each size
+        chosen, polished = choosing.polish(here, family, chosen)  # on return, where imitation falls short
         chosen = ship.save_students(here, chosen)
         artifacts = ship.export(here, chosen)  # written, compiled, checked against golden sequences
-        proofs = ship.prove(here, chosen, artifacts)  # the artefact itself plays
+        proofs = proving.prove(here, chosen, artifacts)  # the artefact itself plays
         result = ship.conclude(here, chosen, artifacts, proofs, imitated, choice, polished)  # video, bill, result.json
         ship.present(here)  # page, manifest
     return result
@@ -52,12 +52,7 @@ def _load(
 ) -> tuple[Recipe, Task, Teacher]:
     """Everything that can be refused is refused here, before a folder is touched."""
     recipe = settings.recipe_from(settings.with_options(values, options))
-    tasks.watchdog.limit_seconds = recipe.task.step_timeout
-    task = tasks.resolve(
-        env_object if env_object is not None else settings.named("environment", recipe.env), **recipe.task.kwargs
-    )
-    source = teacher_object if teacher_object is not None else bundled(settings.named("teacher", recipe.teacher))
-    teacher = teachers.load(source, task.spec, normaliser=recipe.normaliser)
+    task, teacher = open_both(recipe, env_object, teacher_object)
     digest = identity.of_teacher(teacher)
     if recipe.teacher_sha256 not in (None, digest):
         raise InputError(

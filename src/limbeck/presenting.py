@@ -14,10 +14,17 @@ from limbeck.errors import InputError, printable
 
 if TYPE_CHECKING:
     from limbeck.exporters import CheckRow
+    from limbeck.recordings import Recordings
 
 
 def show(verb: str, result: Any, as_json: bool) -> int:
     """Print the result of a verb; returns the exit code."""
+    if verb == "record":  # its arrays are in the folder
+        result = (
+            result
+            if not as_json
+            else {"episodes": len(result.episodes), "steps": result.rows, "return": float(result.returns.mean())}
+        )
     if as_json:
         json.dump(storage.plain(result), sys.stdout, indent=1)
         print()
@@ -66,7 +73,7 @@ def _proof(result: Proof | dict[str, Any]) -> None:
     print(
         f"retention        {100 * result.retention:.1f} % measured, {low} at {100 * (1 - result.alpha):g} % confidence"
     )
-    print(f"bounds           [{result.bounds.floor:.1f}, {result.bounds.ceiling:.1f}]: {result.bounds.source}")
+    print(f"bounds           [{result.bounds.floor:.4g}, {result.bounds.ceiling:.4g}]: {result.bounds.source}")
     print(f"reason           {printable(result.reason, 400)}")
 
 
@@ -88,6 +95,10 @@ def _artifacts(made: list[Artifact]) -> None:
     for artifact in made:
         note = f"  {artifact.note}" if artifact.note else ""
         print(f"{artifact.target:<6} {artifact.size_bytes:>9,} bytes  {artifact.folder}{note}")
+
+
+def _recorded(made: Recordings) -> None:
+    print(f"{len(made.episodes)} episodes, {made.rows:,} steps, return {made.returns.mean():.4g} on average")
 
 
 def _checks(rows: list[CheckRow]) -> None:
@@ -118,4 +129,5 @@ PRINTERS: dict[str, Callable[[Any], None]] = {
     "check": _checks,
     "report": print,
     "teach": _taught,
+    "record": _recorded,
 }

@@ -36,6 +36,8 @@ class Frame:
     alive: NDArray[np.bool_]  # [B]
     indices: NDArray[np.int64]  # [B] position of the row's seed in `seeds`
     reward: NDArray[np.float64]  # [B]
+    terminated: NDArray[np.bool_]  # [B] the step ended the episode by its own rules
+    truncated: NDArray[np.bool_]  # [B] the step ended it by a time limit
 
 
 def play(
@@ -71,7 +73,8 @@ def play(
             returns[sitting[rows]] += step.reward[rows]
             lengths[sitting[rows]] += 1
             if watch is not None:
-                watch(Frame(before, first, params, actions, step.alive, sitting, step.reward))
+                ends = (step.terminated, step.truncated)
+                watch(Frame(before, first, params, actions, step.alive, sitting, step.reward, *ends))
             if lengths.max(initial=0) > MAX_EPISODE_STEPS:
                 raise EnvironmentFault(
                     f"{task.name}: an episode passed {MAX_EPISODE_STEPS:,} steps without ending. Give the environment a time limit."
@@ -127,14 +130,18 @@ class _Actor:
             return params, actions
         for lane in np.flatnonzero(first):
             self._streams[lane] = seeding.generator(self._run_seed, self._mode, int(seeds[lane]))
-        rows = [self._draw(params[lane : lane + 1], self._streams[lane]) for lane in range(self._slots)]
+        masks = tasks.allowed_actions(obs, self._head) if self._mode == "uniform" else None
+        rows = [
+            self._draw(params[lane : lane + 1], self._streams[lane], None if masks is None else masks[lane])
+            for lane in range(self._slots)
+        ]
         return params, distributions.execute(self._head, np.concatenate(rows))
 
-    def _draw(self, params: Floats, stream: np.random.Generator | None) -> Array:
+    def _draw(self, params: Floats, stream: np.random.Generator | None, allowed: NDArray[np.bool_] | None) -> Array:
         if stream is None:  # an idle lane: its action is ignored
             return distributions.said(self._head, params)
         if self._mode == "uniform":
-            return uniform(self._head, stream)
+            return uniform(self._head, stream, allowed)
         return distributions.said(self._head, params, "sampled", stream)
 
     def _answers(self, obs: Observation, first: NDArray[np.bool_], numbers: NDArray[np.int64]) -> tuple[Floats, Array]:
@@ -158,14 +165,16 @@ class _Actor:
         return params, actions
 
 
-def uniform(head: Head, rng: np.random.Generator) -> Array:
-    """[1, ...] one said action, uniform over the action space; standard normal where it has no bounds."""
+def uniform(head: Head, rng: np.random.Generator, allowed: NDArray[np.bool_] | None = None) -> Array:
+    """[1, ...] one said action, uniform over the action space, or over what `allowed` [W] leaves of its lists; standard
+    normal where it has no bounds. A list of which nothing is allowed (an idle lane's) is drawn from whole."""
     n = sum(head.sizes)
     match head.kind:
         case "categorical" | "q":
-            return rng.integers(head.sizes[0], size=1)
+            return np.array([_one_of(head.sizes[0], rng, allowed)])
         case "multicategorical":
-            return np.array([[rng.integers(size) for size in head.sizes]])
+            groups = [None] * len(head.sizes) if allowed is None else np.split(allowed, np.cumsum(head.sizes)[:-1])
+            return np.array([[_one_of(size, rng, group) for size, group in zip(head.sizes, groups, strict=True)]])
         case "bernoulli":
             return rng.integers(2, size=(1, n))
     low, high = distributions.bounds(head)
@@ -174,6 +183,12 @@ def uniform(head: Head, rng: np.random.Generator) -> Array:
         finite, rng.random(n) * np.where(finite, high - low, 0) + np.where(finite, low, 0), rng.standard_normal(n)
     )
     return drawn.astype(np.float32)[None]
+
+
+def _one_of(size: int, rng: np.random.Generator, allowed: NDArray[np.bool_] | None) -> int:
+    if allowed is None or not allowed.any():
+        return int(rng.integers(size))
+    return int(np.flatnonzero(allowed)[rng.integers(int(allowed.sum()))])
 
 
 def _power_of_two(n: int) -> int:

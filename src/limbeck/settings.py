@@ -22,6 +22,8 @@ DEFAULT_STUDENTS = ("mlp:64x64", "mlp:32x32", "mlp:16x16", "mlp:8x8", "mlp:16", 
 @dataclass(frozen=True)
 class TaskSettings:
     kwargs: dict[str, Any] = field(default_factory=dict)  # passed to gymnasium.make
+    wrappers: tuple[str, ...] = ()  # names of limbeck.tasks.WRAPPERS, applied in order
+    backend: Literal["gymnasium", "envpool"] = "gymnasium"  # of collection; proofs always play in gymnasium
     step_timeout: float = 60.0  # seconds one environment call may take
 
 
@@ -54,6 +56,8 @@ class ImitateSettings:
     final_learning_rate: float = 3e-4  # cosine over the rounds
     loss: str = "auto"  # a name of limbeck.losses.LOSSES, or auto: chosen by the teacher's head
     hard_weight: float = 0.0  # lambda of  lambda CE(hard label) + (1 - lambda) loss, where the task has hard labels
+    task_weight: float | None = None  # the same in another convention:  loss + w CE  (see limbeck.losses.weights)
+    kd_weight: float | None = None  # and in a third:  (1 - w) CE + w loss
     temperature: float | None = None  # None: 1 for policies, entropy-targeted for Q teachers
     entropy_target: float = 0.25  # share of log A that the mean entropy of softmax(Q / tau) is brought to
     gradient_clip: float = 1.0  # per member
@@ -102,17 +106,24 @@ class Recipe:
     """A whole distillation. Written resolved into the run folder; `limbeck distill recipe.yaml` runs it again."""
 
     teacher: str
-    env: str
+    env: str | None = None  # None only with `data`
+    data: str | None = None  # recordings to imitate on where there is no environment: .npz, or a Minari data set
     students: tuple[str, ...] = DEFAULT_STUDENTS
     seed: int = 0
     env_steps: int | None = None  # budget of collection steps; None: rounds x steps
     seconds: float | None = None  # budget of imitation; becomes a number of rounds that is recorded
     seconds_rounds: int | None = None  # that number, written into the run's recipe.yaml once it is known
+    kind: str | None = None  # how to read the output of a callable, ONNX or Keras teacher: q, categorical, gaussian ...
+    architecture: str | None = None  # of weights that do not say how to compute with them
+    trust: str | None = None  # SHA-256 of a TorchScript or .pt2 teacher that may run, confined
+    teacher_keys: tuple[str, ...] | None = None  # entries of a Dict observation the teacher sees; None: found out
+    teacher_indices: tuple[int, ...] | None = None  # positions of the flat observation the teacher sees
     normaliser: str | None = None  # vec_normalize.pkl; None: one beside the teacher is used
     teacher_sha256: str | None = None
     threads: int = 1  # of torch; part of the run's identity
     history: int = 1  # frames a student sees, with a GRU too
-    keys: tuple[str, ...] | None = None  # entries of a Dict observation the student sees
+    noise: float = 0.0  # standard deviation added to what a student sees in training, in spreads of each number
+    keys: tuple[str, ...] | None = None  # entries of a Dict observation the student sees; None: those of the teacher
     indices: tuple[int, ...] | None = None  # positions of the flat observation the student sees
     task: TaskSettings = TaskSettings()
     verify: VerifySettings = VerifySettings()
@@ -125,12 +136,12 @@ class Recipe:
 
 
 _RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1), "env_steps": (1, 10**10), "seconds": (0.1, 10**7), "seconds_rounds": (TIMED_ROUNDS, 10**9), "threads": (1, 256), "history": (1, 1024),
+    "seed": (0, 2**31 - 1), "env_steps": (1, 10**10), "seconds": (0.1, 10**7), "seconds_rounds": (TIMED_ROUNDS, 10**9), "threads": (1, 256), "history": (1, 1024), "noise": (0, 100),
     "task.step_timeout": (0.1, 86400), "verify.episodes": (2, 100_000), "verify.random_episodes": (2, 100_000),
     "collect.slots": (1, 4096), "collect.steps": (1, 10**8), "collect.teacher_rounds": (0, 10**6), "collect.beta_rounds": (1, 10**6),
     "collect.trust": (0, 100), "collect.trust_share": (0, 1), "collect.random_share": (0, 1),
     "imitate.rounds": (1, 10**6), "imitate.gradient_steps": (1, 10**7), "imitate.batch": (1, 10**6),
-    "imitate.learning_rate": (1e-8, 10), "imitate.final_learning_rate": (0, 10), "imitate.hard_weight": (0, 1),
+    "imitate.learning_rate": (1e-8, 10), "imitate.final_learning_rate": (0, 10), "imitate.hard_weight": (0, 1), "imitate.task_weight": (0, 1e6), "imitate.kd_weight": (0, 1),
     "imitate.temperature": (1e-6, 1e6), "imitate.entropy_target": (0.001, 0.999), "imitate.gradient_clip": (1e-6, 1e6),
     "imitate.sequence": (1, 4096), "imitate.burn_in": (0, 4095), "race.episodes": (1, 10**5), "race.final_episodes": (1, 10**5),
     "polish.max_parameters": (0, 10**6), "polish.generations": (1, 10**5), "polish.pairs": (1, 10**5), "polish.episodes": (1, 10**5),
@@ -223,11 +234,16 @@ def _refuse_unknown(values: Mapping[str, Any], owner: type, prefix: str) -> None
         if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
             _refuse_unknown(value, type(default), key)
     if not prefix:
-        missing = [k for k in ("teacher", "env") if k not in values]
-        if missing:
-            raise InputError(
-                f"the recipe lacks {' and '.join(missing)}. Needed: teacher (a file) and env (an environment id)."
-            )
+        _refuse_missing(values)
+
+
+def _refuse_missing(values: Mapping[str, Any]) -> None:
+    if values.get("teacher") is None:
+        raise InputError("the recipe lacks teacher. Needed: teacher (a file), and env (an environment id) or data.")
+    if values.get("env") is None and values.get("data") is None:
+        raise InputError(
+            "the recipe has neither env nor data. Needed: env (an environment id to play in), or data (recordings, where there is none)."
+        )
 
 
 def _refuse_objects(value: Any, where: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 
 from limbeck.contracts import Array, Floats, Head, HeadKind, Observation, View
 from limbeck.errors import InputError
+
+MASK = "action_mask"  # key of a Dict observation that says which actions are allowed (PettingZoo's word)
 
 # ---------------------------------------------------------------- JSON
 
@@ -41,7 +45,7 @@ def from_json(data: dict[str, Any]) -> gym.Space[Any]:
     """The space that `to_json` wrote."""
     match data["type"]:
         case "Box":
-            shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+            shape, dtype = _shape(data["shape"]), np.dtype(data["dtype"])
             low, high = (_bounds_from_json(data[k], shape, dtype) for k in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
@@ -49,12 +53,25 @@ def from_json(data: dict[str, Any]) -> gym.Space[Any]:
         case "MultiDiscrete":
             return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
         case "MultiBinary":
-            return spaces.MultiBinary(data["shape"])
+            shape = _shape(data["shape"])
+            return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
         case "Dict":
             return spaces.Dict({k: from_json(v) for k, v in data["spaces"].items()})
     raise InputError(
         f"unknown space {data['type']!r} in a policy's description. Allowed: Box, Discrete, MultiDiscrete, MultiBinary, Dict."
     )
+
+
+LARGEST = 2**26  # numbers in one observation; a file may declare more than any machine holds
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    given = tuple(shape)
+    if any(type(n) is not int or n < 0 for n in given) or math.prod(given) > LARGEST:
+        raise InputError(
+            f"a space of shape {str(given)[:100]} in a policy's description. Allowed: up to {LARGEST:,} numbers."
+        )
+    return given
 
 
 def _bounds_to_json(bounds: Array) -> Any:
@@ -181,6 +198,107 @@ def check_view(space: gym.Space[Any], view: View) -> None:
         raise InputError(f"view history {view.history} is out of range. Allowed: 1 to 1024.")
 
 
+# ---------------------------------------------------------------- images
+
+LARGEST_RANGE = 65535.0  # declared bounds beyond it say nothing about the numbers that come
+
+
+@dataclass(frozen=True)
+class Image:
+    """The stretch of a policy's input row that is a picture, after history."""
+
+    begin: int  # of the row of O times history numbers
+    end: int
+    height: int
+    width: int
+    channels: int  # those of all frames of the history
+    layout: Literal["hwc", "chw"]
+    scale: float  # the largest number that the space declares; 1 where it declares none
+
+
+def image_of(space: gym.Space[Any], view: View = View(), agents: int = 1) -> Image:
+    """Where the picture lies in the rows that `flatten` and the view's history make.
+
+    A picture is a Box or MultiBinary of two dimensions (one channel) or three, of which the smaller of the first and
+    the last counts channels (the last if they are equal). H frames of one channel, or with channels first, lie one
+    after another as one picture of H times the channels, oldest first. With `agents` the first dimension counts them
+    and the row is one agent's. Raises InputError for none, for two, and for pictures that the view tears apart.
+
+    >>> image_of(spaces.Box(0, 255, (84, 84), np.uint8), View(history=4))
+    Image(begin=0, end=28224, height=84, width=84, channels=4, layout='chw', scale=255.0)
+    """
+    found = [part for part in _parts(space, view) if _image_shape(part[1], agents)]
+    if len(found) != 1:
+        has = f"{len(found)} pictures ({', '.join(repr(key) for key, _, _ in found)})" if found else "no picture"
+        raise InputError(
+            f"a convolution needs one picture, and the student sees {has} in {space}. "
+            "Allowed: one Box of two or three dimensions. Pick it with keys, or use mlp or gru."
+        )
+    _, part, begin = found[0]
+    size, whole, history = _width(part) // agents, flat_size(space, view) // agents, view.history
+    if view.indices is not None:
+        raise InputError(
+            "a convolution cannot see a picture torn apart by indices. Drop the indices; keys are allowed."
+        )
+    if (history > 1 or agents > 1) and size != whole:
+        raise InputError(
+            f"a history of {history} and {agents} agents put other numbers between the frames of a picture. "
+            "Pick the picture alone with keys, or use history 1 and one agent."
+        )
+    height, width, channels, layout = _image_shape(part, agents) or (0, 0, 0, "hwc")
+    if history > 1 and channels > 1 and layout == "hwc":
+        raise InputError(
+            f"a history of {history} frames with {channels} channels in the last dimension does not lie as one picture. "
+            "Put channels first, give one channel, or use history 1 and stack frames in the environment."
+        )
+    layout = "chw" if history > 1 else layout
+    return Image(begin, begin + size * history, height, width, channels * history, layout, _scale(part))
+
+
+def has_image(space: gym.Space[Any], view: View = View(), agents: int = 1) -> bool:
+    """Whether `image_of` finds one."""
+    try:
+        image_of(space, view, agents)
+    except InputError:
+        return False
+    return True
+
+
+def _parts(space: gym.Space[Any], view: View) -> list[tuple[str, gym.Space[Any], int]]:
+    """Key, space and first place in the flat row of everything the view's keys select."""
+    named = [(k, space[k]) for k in _keys(space, view)] if isinstance(space, spaces.Dict) else [("", space)]
+    begins = np.cumsum([0, *(_width(part) for _, part in named)])
+    return [(key, part, int(begin)) for (key, part), begin in zip(named, begins[:-1], strict=True)]
+
+
+def _image_shape(part: gym.Space[Any], agents: int) -> tuple[int, int, int, Literal["hwc", "chw"]] | None:
+    """Height, width, channels, layout; None for what is no picture."""
+    if not isinstance(part, spaces.Box | spaces.MultiBinary):
+        return None
+    shape = part.shape
+    if agents > 1:
+        if not shape or shape[0] != agents:
+            return None
+        shape = shape[1:]
+    if len(shape) == 2:
+        return shape[0], shape[1], 1, "hwc"
+    if len(shape) != 3:
+        return None
+    if shape[2] <= shape[0]:
+        return shape[0], shape[1], shape[2], "hwc"
+    return shape[1], shape[2], shape[0], "chw"
+
+
+def _scale(part: gym.Space[Any]) -> float:
+    if not isinstance(part, spaces.Box) or part.dtype == np.bool_:
+        return 1.0
+    largest = max(float(np.abs(np.asarray(b, np.float64)).max()) for b in (part.low, part.high))
+    return largest if math.isfinite(largest) and 0 < largest <= LARGEST_RANGE else 1.0
+
+
+# ---------------------------------------------------------------- parts
+
+
 def _keys(space: spaces.Dict, view: View) -> list[str]:
     return list(view.keys) if view.keys is not None else sorted(k for k in space.spaces if k != view.mask)
 
@@ -196,14 +314,20 @@ def _width(space: gym.Space[Any]) -> int:
     raise unsupported("observation space", space)
 
 
+def _one_hot(values: Array, n: int) -> Floats:
+    rows = np.zeros((len(values), n), np.float32)
+    rows[np.arange(len(values)), values] = 1
+    return rows
+
+
 def _flat(obs: Array, space: gym.Space[Any]) -> Floats:
     batch = obs.shape[0]
     match space:
         case spaces.Discrete():
-            return np.eye(int(space.n), dtype=np.float32)[obs.reshape(batch).astype(np.int64) - int(space.start)]
+            return _one_hot(obs.reshape(batch).astype(np.int64) - int(space.start), int(space.n))
         case spaces.MultiDiscrete():
             values = obs.reshape(batch, -1).astype(np.int64) - space.start.reshape(-1)
-            parts = [np.eye(int(n), dtype=np.float32)[values[:, i]] for i, n in enumerate(space.nvec.reshape(-1))]
+            parts = [_one_hot(values[:, i], int(n)) for i, n in enumerate(space.nvec.reshape(-1))]
             return np.concatenate(parts, axis=1)
         case spaces.Box() | spaces.MultiBinary():
             if obs.shape[1:] != space.shape:

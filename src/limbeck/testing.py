@@ -35,13 +35,16 @@ def example_labels(head: Head, rows: int = 64, seed: int = 0) -> dict[str, torch
             params = np.concatenate([params, rng.uniform(-2.0, 0.0, (rows, n))], axis=1)
     stored = distributions.canonical(head, params.astype(np.float32))[0]
     hard = rng.integers(head.sizes[0], size=rows)
+    if head.kind in ("bernoulli", "multicategorical"):
+        most = (2,) * n if head.kind == "bernoulli" else head.sizes
+        hard = rng.integers(most, size=(rows, len(most)))
     return {"params": torch.from_numpy(stored), "temperature": torch.tensor(0.7), "hard": torch.from_numpy(hard)}
 
 
 def matching(entry: LossEntry, head: Head, labels: Labels) -> torch.Tensor:
     """The student rows that say exactly what the teacher says, in the form this loss wants."""
     params = labels["params"]
-    if head.kind == "q":
+    if entry.needs == frozenset({"q"}):
         return params / labels["temperature"]
     if entry.needs == frozenset({"action"}):
         return params[:, : sum(head.sizes)]

@@ -14,6 +14,7 @@ from limbeck.assets import PREFIX, bundled
 
 if TYPE_CHECKING:
     from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
+    from limbeck.recordings import Recordings
 
 
 def say(stage: str, text: str) -> None:
@@ -28,11 +29,15 @@ def distill(
     students: Sequence[str] | None = None,
     out: str | Path | None = None,
     *,
+    data: str | Path | None = None,
     seed: int | None = None,
     env_steps: int | None = None,
     seconds: float | None = None,
     retain: float | None = None,
     normaliser: str | None = None,
+    kind: str | None = None,
+    architecture: str | None = None,
+    trust: str | None = None,
     expect: float | None = None,
     accept_teacher: bool = False,
     history: int | None = None,
@@ -45,15 +50,19 @@ def distill(
     The same command continues a run that was stopped.
 
     Args:
-        teacher: Stable-Baselines3 zip, Limbeck policy, bundled:ppo-lunar, package.module:callable, or recipe.yaml.
+        teacher: File (see limbeck inspect), hf://ORG/REPO:FILE, ensemble:A,B, bundled:ppo-lunar, package.module:callable, or recipe.yaml.
         env: Gymnasium id, package.module:EnvId, or digits.
         students: Members, such as mlp:64x64 mlp:16x16@4 linear; @4 means four seeds.
         out: Run folder. Default: runs/ENV-TEACHER.
+        data: Recordings to imitate on where there is no environment: .npz or a Minari folder.
         seed: Seed of everything. Default 0.
         env_steps: Budget of collection steps.
         seconds: Budget of imitation in seconds; becomes a recorded number of rounds.
         retain: Share of the teacher to prove, .95 by default.
         normaliser: VecNormalize file of the teacher; one beside it is found by itself.
+        kind: What the teacher's output is, where it does not say: q, categorical, gaussian ...
+        architecture: Network of bare weights, such as "dense 64 tanh > head categorical @pi".
+        trust: SHA-256 of a TorchScript or .pt2 teacher that may run, confined.
         expect: Return the teacher should reach.
         accept_teacher: Distill the teacher whatever its return is.
         history: Frames a memoryless student sees.
@@ -84,7 +93,8 @@ def distill(
         given["teacher"] = str(given["teacher"])
     values: dict[str, Any] = {"env": env if isinstance(env, str) or env is None else f"{OBJECT}{type(env).__name__}", "students": students,
                               "seed": seed, "env_steps": env_steps, "seconds": seconds, "normaliser": normaliser, "history": history,
-                              "keys": keys, "indices": indices}  # fmt: skip
+                              "keys": keys, "indices": indices, "data": None if data is None else str(data), "kind": kind,
+                              "architecture": architecture, "trust": trust}  # fmt: skip
     given |= {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in values.items() if v is not None}
     flags = {("prove", "retain"): retain, ("verify", "expect"): expect, ("verify", "accept"): accept_teacher or None}
     for (stage, key), value in flags.items():
@@ -176,6 +186,30 @@ def teach(
     )  # fmt: skip
 
 
+def record(
+    teacher: Any,
+    env: Any,
+    out: str | Path,
+    *,
+    episodes: int = 100,
+    mode: str = "greedy",
+    seed: int = 0,
+) -> Recordings:
+    """Play a policy and write what it saw and did as a Minari data set, for `limbeck distill TEACHER --data OUT`.
+
+    Args:
+        teacher: Anything that distill takes as a teacher.
+        env: Gymnasium id, or package.module:EnvId.
+        out: Folder of the data set; a new one.
+        episodes: How many episodes.
+        mode: greedy or sampled.
+        seed: Seed of the episodes.
+    """
+    from limbeck import standalone
+
+    return standalone.record(teacher, env, Path(out), episodes, mode, seed)
+
+
 def export(
     run: str | Path,
     members: Sequence[str] = ("smallest",),
@@ -239,6 +273,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "distill": distill,
     "inspect": inspect,
     "teach": teach,
+    "record": record,
     "prove": prove,
     "export": export,
     "check": check,

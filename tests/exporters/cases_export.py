@@ -108,4 +108,7 @@ CASES: dict[str, Blueprint] = {
     "activation sigmoid": blueprint(S.Discrete(4), hidden=(20,), activation="sigmoid", seed=3),
     **{f"activation {a}": blueprint(S.Discrete(4), activation=a) for a in ("identity", "tanh", "elu")},
     **{f"activation {a}": blueprint(S.Discrete(4), activation=a) for a in ("leaky_relu", "gelu", "silu", "hardtanh")},
+    "activation softplus": blueprint(S.Discrete(4), activation="softplus"),
+    "zero history": blueprint(S.Discrete(4), view=View(history=4, padding="zero"), clip=2.0),
+    "zero history first": blueprint(S.Discrete(4), hidden=(16,), gru=3, view=View(history=2, padding="zero")),
 }  # fmt: skip

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases_export import CASES, blueprint, observations, starts
+from cases_layers import LAYER_CASES, MASKED
 from gymnasium import spaces as S
 
 from limbeck import exporters, storage
-from limbeck.contracts import Blueprint, Dense
+from limbeck.contracts import Blueprint, Dense, View
 from limbeck.errors import InputError, StorageError
 from limbeck.exporters import golden
 from limbeck.runtimes import compiled_c
 from limbeck.runtimes.numpy import NumpyPolicy
 
+ALL = {**CASES, **LAYER_CASES}
 needs_compiler = pytest.mark.skipif(compiled_c.find_compiler() is None, reason="no C compiler here")
 
 
@@ -26,9 +29,9 @@ def golden_of(policy: Blueprint, rows: int = 40) -> golden.Golden:
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 def test_all_targets_repeat_numpy(name: str, tmp_path: Path) -> None:
-    policy = CASES[name]
+    policy = ALL[name]
     rows = golden_of(policy)
     artifacts = exporters.export(policy, tmp_path, ("c", "onnx", "numpy"), rows, {"teacher_sha256": "ab"})
     assert [a.target for a in artifacts] == ["c", "onnx", "numpy"]
@@ -37,14 +40,17 @@ def test_all_targets_repeat_numpy(name: str, tmp_path: Path) -> None:
         result = golden.compare(rows, exporters.load(tmp_path, target))
         assert result.ok
         assert result.worst_error <= golden.TOLERANCE
+        assert target != "numpy" or result.worst_error == 0
         assert result.actions_equal >= (rows.rows - golden.close_calls(policy.head, rows.params).sum()) / rows.rows
 
 
 @needs_compiler
 def test_golden_actions_vary_so_that_agreement_means_something() -> None:
-    for policy in CASES.values():
-        actions = golden_of(policy).actions.reshape(40, -1)
-        assert (actions != actions[0]).any()
+    for name, policy in ALL.items():
+        rows = golden_of(policy)
+        assert (rows.params != rows.params[0]).any(), name
+        actions = rows.actions.reshape(40, -1)
+        assert (actions != actions[0]).any(), name
 
 
 @needs_compiler
@@ -176,4 +182,56 @@ def test_the_contract_says_what_goes_in_and_comes_out(tmp_path: Path) -> None:
     assert squashed["output"]["squash"] == "tanh"
     assert squashed["output"]["dtype"] == "float32"
     assert squashed["output"]["clip"] is True
-    assert exporters.contracts.describe(CASES["gru"], (), {})["memory"]["kind"] == ["gru"]
+    assert exporters.contracts.describe(CASES["gru"], (), {})["memory"]["kind"] == ["gru1"]
+
+
+def test_the_contract_states_the_mask_and_the_padding(tmp_path: Path) -> None:
+    policy = LAYER_CASES["masked keys"]
+    exporters.export(policy, tmp_path, ("numpy",), golden_of(policy))
+    said = json.loads((tmp_path / "contract.json").read_text())
+    assert said["input"]["size"] == 4 + 5
+    assert [(p["key"], p["offset"], p["count"], p["kind"]) for p in said["input"]["parts"]] == [
+        ("state", 0, 4, "numbers"),
+        ("action_mask", 4, 5, "action mask"),
+    ]
+    assert said["input"]["padding"] == "zero"
+    assert "the history holds zeros" in said["memory"]["reset"]
+    assert exporters.contracts.read(tmp_path).view == policy.view
+
+
+def test_folders_written_before_there_were_masks_still_load(tmp_path: Path) -> None:
+    policy = CASES["dict view"]
+    exporters.export(policy, tmp_path, ("c", "onnx", "numpy"), golden_of(policy))
+    path = tmp_path / "contract.json"
+    said = json.loads(path.read_text())
+    said["view"] = {name: said["view"][name] for name in ("keys", "indices", "history")}
+    del said["agents"], said["input"]["padding"]
+    path.write_text(json.dumps(said))
+    storage.write_manifest(tmp_path)
+    assert exporters.contracts.read(tmp_path).view == policy.view
+    assert all(row.ok in (True, None) for row in exporters.check(tmp_path))
+
+
+@pytest.mark.parametrize(("entry", "value"), [
+    ("view", {"keys": ["zeta", 4], "indices": None, "history": 1}), ("view", {"keys": None, "indices": [0.5], "history": 1}),
+    ("view", {"keys": None, "indices": None, "history": "2"}), ("view", {"keys": None, "indices": None, "history": 10**9}),
+    ("view", {"keys": None, "indices": None, "history": 1, "padding": "*/"}),
+    ("view", {"keys": None, "indices": None, "history": 1, "mask": "none"}), ("view", 3), ("head", {}), ("targets", 7),
+])  # fmt: skip
+def test_a_contract_that_makes_no_sense_is_refused_in_one_line(entry: str, value: object, tmp_path: Path) -> None:
+    policy = CASES["dict view"]
+    exporters.export(policy, tmp_path, ("numpy",), golden_of(policy))
+    path = tmp_path / "contract.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), entry: value}))
+    with pytest.raises(InputError) as caught:
+        exporters.check(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_that_fit_no_action_are_refused(tmp_path: Path) -> None:
+    wrong = replace(LAYER_CASES["masked"], view=View(keys=("state", "kind"), mask="kind"))
+    with pytest.raises(InputError, match="holds 3 numbers for 5 actions"):
+        exporters.export(wrong, tmp_path, ("c",), golden_of(LAYER_CASES["masked"]))
+    continuous = blueprint(S.Box(-1, 1, (5,)), observation_space=MASKED, view=View(mask="action_mask"))
+    with pytest.raises(InputError, match="on a deterministic head"):
+        exporters.contracts.check_exportable(continuous)

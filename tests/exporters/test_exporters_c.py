@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases_export import CASES, MIXED, blueprint, observations, starts
+from cases_layers import LAYER_CASES
 from gymnasium import spaces as S
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,7 +92,7 @@ def play(command: list[str], policy: Blueprint, folder: Path, env: dict[str, str
     """Lead the program through rows and compare with numpy."""
     rows, first = 20, starts(20)
     obs = observations(policy.spec.observation_space, rows)
-    flat = spaces.flatten(obs, policy.spec.observation_space, View(keys=policy.view.keys))
+    flat = spaces.input_rows(obs, policy.spec.observation_space, policy.view)
     words = "\n".join(f"{int(f)} " + " ".join(float(v).hex() for v in row) for f, row in zip(first, flat, strict=True))
     done = subprocess.run(command, cwd=folder, input=words, capture_output=True, text=True, env={**os.environ, **env})
     assert done.returncode == 0, done.stderr
@@ -104,13 +106,15 @@ def play(command: list[str], policy: Blueprint, folder: Path, env: dict[str, str
 
 
 SOME = ["wide end", "dict view", "gru first", "multicategorical", "gaussian half open", "tiny"]
+SOME += ["conv hwc", "conv chw", "conv of frames", "nested", "lstm first and last", "gsde squashed", "masked keys"]
+ALL = {**CASES, **LAYER_CASES}
 
 
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 @pytest.mark.parametrize("name", SOME)
 def test_strict_compilers(cc: str, name: str, tmp_path: Path) -> None:
-    write(CASES[name], tmp_path)
-    play([str(compile_program(compiler(cc), tmp_path, "-O2", "-Wconversion", "-Wshadow"))], CASES[name], tmp_path, {})
+    write(ALL[name], tmp_path)
+    play([str(compile_program(compiler(cc), tmp_path, "-O2", "-Wconversion", "-Wshadow"))], ALL[name], tmp_path, {})
 
 
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
@@ -121,10 +125,10 @@ def test_sanitizers_find_nothing(cc: str, name: str, tmp_path: Path) -> None:
     probe = subprocess.run([compiler(cc), *flags, "probe.c", "-o", "probe"], cwd=tmp_path, capture_output=True)
     if probe.returncode != 0:
         pytest.skip(f"{cc} comes without its sanitizers' library")
-    write(CASES[name], tmp_path)
+    write(ALL[name], tmp_path)
     play(
         [str(compile_program(compiler(cc), tmp_path, *flags))],
-        CASES[name],
+        ALL[name],
         tmp_path,
         {"ASAN_OPTIONS": "detect_leaks=0"},
     )
@@ -132,35 +136,37 @@ def test_sanitizers_find_nothing(cc: str, name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("flags", [("-O2",), ("-O3", "-march=native"), ("-O2", "plain")])
 def test_every_policy_with_every_compiler(cc: str, name: str, flags: tuple[str, ...], tmp_path: Path) -> None:
-    write(CASES[name], tmp_path)
+    write(ALL[name], tmp_path)
     if "plain" in flags:  # the plain C99 path, as other compilers see it
         source = (tmp_path / "policy.c").read_text().replace("defined(__GNUC__)", "0")
         (tmp_path / "policy.c").write_text(source)
         flags = flags[:-1]
-    play([str(compile_program(compiler(cc), tmp_path, *flags))], CASES[name], tmp_path, {})
+    play([str(compile_program(compiler(cc), tmp_path, *flags))], ALL[name], tmp_path, {})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gru with history", "odd widths"])
+@pytest.mark.parametrize("name", ["gru with history", "odd widths", "conv chw", "nested"])
 def test_valgrind_sees_nothing(name: str, tmp_path: Path) -> None:
     valgrind = compiler("valgrind")
-    write(CASES[name], tmp_path)
+    write(ALL[name], tmp_path)
     program = compile_program(compiler("gcc"), tmp_path, "-O2", "-g")
-    play([valgrind, "-q", "--error-exitcode=9", str(program)], CASES[name], tmp_path, {})
+    play([valgrind, "-q", "--error-exitcode=9", str(program)], ALL[name], tmp_path, {})
 
 
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
-def test_plain_c99_gives_the_same_bits_as_vectors(cc: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["odd widths", "conv hwc", "conv chw"])
+def test_plain_c99_gives_the_same_bits_as_vectors(cc: str, name: str, tmp_path: Path) -> None:
     """Every sum has one order, whatever the machine's vectors: only fused multiply-adds could differ."""
     outputs = []
-    words = "1 " + " ".join(["0.3"] * 5)
+    size = spaces.input_size(ALL[name].spec.observation_space, ALL[name].view)
+    words = "1 " + " ".join(str((i * 37 % 101) / 100) for i in range(size))
     for plain in (False, True):
         folder = tmp_path / str(plain)
         folder.mkdir()
-        write(CASES["odd widths"], folder)
+        write(ALL[name], folder)
         if plain:
             text = (folder / "policy.c").read_text()
             (folder / "policy.c").write_text(text.replace("defined(__GNUC__)", "0"))
@@ -237,7 +243,7 @@ def test_a_prefix_names_everything_and_nothing_else_is_allowed(tmp_path: Path) -
 def test_numbers_that_are_none_never_leave_the_range(name: str, value: float, tmp_path: Path) -> None:
     policy = CASES[name]
     c.export(policy, tmp_path)
-    played = compiled_c.load(tmp_path, policy.spec, policy.head, policy.view.keys)
+    played = compiled_c.load(tmp_path, policy.spec, policy.head, policy.view)
     flat = np.zeros((5, played.library.obs), np.float32)
     flat[np.arange(5), np.arange(5)] = value
     action = played.on_flat(flat, played.initial_state(5), np.ones(5, bool)).action.reshape(5, -1)
@@ -256,6 +262,56 @@ def test_tiny_policies_stay_tiny(tmp_path: Path) -> None:
     assert c.export(CASES["linear"], tmp_path / "linear").size_bytes <= 4 * CASES["linear"].parameters + 400
     assert c.export(CASES["tiny"], tmp_path / "tiny").size_bytes <= 4 * CASES["tiny"].parameters + 600
     assert "math.h" not in c.generate(CASES["categorical"])[1]
+
+
+def test_long_vectors_leave_the_stack_and_the_comment_says_so(tmp_path: Path) -> None:
+    policy = blueprint(S.Discrete(4), hidden=(5000, 9), gru=3, view=View(history=2))
+    header, source, _ = c.generate(policy)
+    assert "vectors too long for a small stack: y (20000 bytes)." in header
+    assert "float scratch[5000];" in header
+    stack = sum(int(size) for size in re.findall(r"ALIGNED float x\d*\[(\d+)\];", source))
+    assert 0 < 4 * stack <= 16 * 1024
+    assert "scratch" not in "".join(c.generate(CASES["odd widths"])[:2])
+    write(policy, tmp_path)
+    play([str(compile_program(compiler("gcc"), tmp_path, "-O1", "-Wconversion"))], policy, tmp_path, {})
+    c.export(policy, tmp_path)
+    played = compiled_c.load(tmp_path, policy.spec, policy.head, policy.view)
+    assert played.library.state_bytes - played.library.carried_bytes == 20000
+    assert played.initial_state(2)["memory"].shape == (2, 4 * (5 + 1 + 3))
+
+
+def test_statistics_of_images_are_written_once() -> None:
+    source = c.generate(LAYER_CASES["conv hwc"])[1]
+    assert "mean[" not in source
+    assert "inverse_scale[" not in source
+    assert "obs[i] * 0x1.010102p-8f" in source
+
+
+def test_a_mask_that_is_no_number_forbids(tmp_path: Path) -> None:
+    policy = LAYER_CASES["masked"]
+    c.export(policy, tmp_path)
+    played = compiled_c.load(tmp_path, policy.spec, policy.head, policy.view)
+    flat = np.zeros((4, played.library.obs), np.float32)
+    flat[:, -5:] = [[0, 0, 1, 0, 0], [np.nan, np.nan, np.nan, 1, np.nan], [0] * 5, [np.nan] * 5]
+    assert played.on_flat(flat, {}, np.ones(4, bool)).action.tolist() == [1, 2, -1, -1]  # start is -1
+
+
+@pytest.mark.slow
+def test_a_policy_of_1_7_million_weights_is_written_in_seconds(tmp_path: Path) -> None:
+    import time
+
+    from cases_layers import conv, drawn, policy
+
+    size = (84, 84)
+    layers = (conv(size, (8, 8, 4, 32), stride=(4, 4)), conv((20, 20), (4, 4, 32, 64), stride=(2, 2)))
+    layers = (*layers, conv((9, 9), (3, 3, 64, 64)), drawn(3136, 512, "relu"))
+    nature = policy(S.Box(0, 255, (84, 84, 4), np.uint8), *layers, scale=255.0)
+    begin = time.perf_counter()
+    c.generate(nature)
+    assert time.perf_counter() - begin < 15
+    write(nature, tmp_path)
+    play([str(compile_program(compiler("gcc"), tmp_path, "-O2"))], nature, tmp_path, {})
+    assert c.export(nature, tmp_path).size_bytes < 4 * nature.parameters + 5000
 
 
 def test_action_offsets_beyond_32_bits_are_refused() -> None:

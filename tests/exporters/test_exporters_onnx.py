@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import pytest
 from cases_export import CASES, observations, starts
+from cases_layers import LAYER_CASES
 
 from limbeck import distributions, spaces
-from limbeck.contracts import View
 from limbeck.exporters import onnx as target
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.runtimes.onnx_session import OnnxPolicy, session
+
+ALL = {**CASES, **LAYER_CASES}
 
 
 def test_versions_metadata_and_weights_inside(tmp_path: Path) -> None:
@@ -40,14 +42,14 @@ def test_memory_is_named_in_and_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gru", "history of picked", "multicategorical", "bernoulli", "tanh matrix", "dict view"]
+    "name", ["gru", "history of picked", "multicategorical", "bernoulli", "tanh matrix", "dict view", *LAYER_CASES]
 )
-@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize("batch", [1, 17])
 def test_any_batch_and_the_graphs_own_action(name: str, batch: int) -> None:
-    policy = CASES[name]
+    policy = ALL[name]
     space = policy.spec.observation_space
     reference, run = NumpyPolicy(policy), session(target.generate(policy), name)
-    played = OnnxPolicy(run, policy.spec, policy.head, policy.view.keys)
+    played = OnnxPolicy(run, policy.spec, policy.head, policy.view)
     state, other = played.initial_state(batch), reference.initial_state(batch)
     for step in range(4):
         obs, first = observations(space, batch, seed=step), starts(batch, 2) if step == 2 else np.full(batch, step == 0)
@@ -57,7 +59,17 @@ def test_any_batch_and_the_graphs_own_action(name: str, batch: int) -> None:
         wanted = distributions.act(policy.head, mine.params)
         assert mine.action.shape == wanted.shape
         np.testing.assert_allclose(mine.action, wanted, rtol=1e-6, atol=1e-6)
-    assert run.get_inputs()[0].shape == ["N", spaces.flat_size(space, View(keys=policy.view.keys))]
+    assert run.get_inputs()[0].shape == ["N", spaces.input_size(space, policy.view)]
+
+
+@pytest.mark.parametrize("name", LAYER_CASES)
+def test_names_are_unique_and_images_are_not_turned_back_and_forth(name: str) -> None:
+    graph = onnx.load_model_from_string(target.generate(LAYER_CASES[name])).graph
+    made = [out for node in graph.node for out in node.output] + [t.name for t in graph.initializer]
+    made += [i.name for i in graph.input]
+    assert len(made) == len(set(made))
+    if name in ("conv hwc", "conv chw", "conv of frames"):  # in unless chw, and out again
+        assert sum(node.op_type == "Transpose" for node in graph.node) == (2 if name == "conv hwc" else 1)
 
 
 def test_hostile_names_are_only_metadata(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases_export import CASES, observations, starts
+from cases_layers import LAYER_CASES
 
 from limbeck import distributions, spaces
-from limbeck.contracts import View
 from limbeck.errors import InputError
 from limbeck.exporters import c
 from limbeck.runtimes import compiled_c
@@ -20,13 +20,18 @@ from limbeck.runtimes.compiled_c import CPolicy
 pytestmark = pytest.mark.skipif(compiled_c.find_compiler() is None, reason="no C compiler here")
 
 
+ALL = {**CASES, **LAYER_CASES}
+
+
 def compiled(name: str, folder: Path, native: bool = False) -> CPolicy:
-    policy = CASES[name]
+    policy = ALL[name]
     c.export(policy, folder)
-    return compiled_c.load(folder, policy.spec, policy.head, policy.view.keys, native=native)
+    return compiled_c.load(folder, policy.spec, policy.head, policy.view, native=native)
 
 
-@pytest.mark.parametrize("name", ["odd widths", "gru with history", "tanh matrix", "dict view"])
+@pytest.mark.parametrize(
+    "name", ["odd widths", "gru with history", "tanh matrix", "dict view", "lstm first and last", "conv of frames"]
+)
 @pytest.mark.parametrize("native", [False, True])
 def test_rows_do_not_depend_on_the_batch_or_their_place(name: str, native: bool, tmp_path: Path) -> None:
     played = compiled(name, tmp_path, native)
@@ -59,11 +64,13 @@ def test_state_goes_in_and_out_and_is_never_written_in_place(tmp_path: Path) -> 
     assert compiled("tiny", tmp_path / "tiny").initial_state(4) == {}
 
 
-@pytest.mark.parametrize("name", ["categorical", "multicategorical", "squashed", "tanh matrix", "gru", "history"])
+@pytest.mark.parametrize(
+    "name", ["categorical", "multicategorical", "squashed", "tanh matrix", "gru", "history", "masked keys", "lstm"]
+)
 def test_the_fast_call_is_the_same_policy(name: str, tmp_path: Path) -> None:
-    policy, played = CASES[name], compiled(name, tmp_path)
+    policy, played = ALL[name], compiled(name, tmp_path)
     obs = observations(policy.spec.observation_space, 12)
-    flat = spaces.flatten(obs, policy.spec.observation_space, View(keys=policy.view.keys))
+    flat = spaces.input_rows(obs, policy.spec.observation_space, policy.view)
     state = played.initial_state(1)
     for row in range(12):
         first = np.array([row in (0, 5)])
@@ -73,7 +80,7 @@ def test_the_fast_call_is_the_same_policy(name: str, tmp_path: Path) -> None:
         state = output.state
         action = played.step(flat[row])
         assert np.array_equal(np.asarray(action).reshape(-1), output.action.reshape(-1))
-        assert isinstance(action, int) == (name in ("categorical", "gru", "history"))
+        assert isinstance(action, int) == (name in ("categorical", "gru", "history", "masked keys", "lstm"))
         np.testing.assert_allclose(distributions.act(policy.head, output.params), output.action, rtol=1e-6, atol=1e-6)
 
 

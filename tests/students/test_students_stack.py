@@ -1,5 +1,7 @@
 """Grammar, the stacked family, and that a member in the stack is the member alone."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -164,12 +166,29 @@ def test_masked_rows_do_not_count():
     ("mpl:8", "did you mean 'mlp'"), ("mlp", "needs its sizes"), ("mlp:0", "no number from 1"), ("mlp:8:rleu", "did you mean 'relu'"),
     ("linear:3", "takes no sizes"), ("mlp:8@0", "no number"), ("mlp:99999999999", "no number"), ("mlp:8x8:relu:x", "too many"),
     ("gru:8x8", "at most 1"), ("", "unknown student"), ("mlp:8\x1b[31m", "\\x1b"),
+    ("cnn", "needs its sizes"), ("cnn:8", "no convolution such as 8k4s2"), ("cnn:8k0", "no number from 1"), ("cnn:8k3s0", "no number from 1"),
+    ("cnn:8k3:cp0-24", "no number from 1"), ("cnn:8k3:24-cp2", "at most one cpN"), ("cnn:8k3:gru4-24", "then one gruN"), ("cnn:" + "-".join(["8192k1024s1024"] * 16), "longer than a folder"),
+    ("cnn:8k3:24:rleu", "did you mean 'relu'"), ("cnn:8k3:gap", "unknown activation"), ("cnn:8k3:tanh:24", "is no readout"),
+    ("cnn:8k3:24:relu:x", "too many"), ("conv1d:8", "no convolution such as"), ("conv2d:8k3", "did you mean 'conv1d'"),
+    ("cnn:" + "-".join(["2k1"] * 17), "17 convolutions, at most 16"), ("cnn:8k3-", "'' is no convolution"), ("cnn:8k9999", "no number from 1 to 1024"),
 ])  # fmt: skip
 def test_bad_grammar_teaches_the_grammar(text, words):
     with pytest.raises(InputError) as caught:
         parse([text])
     assert words in str(caught.value)
     assert "linear, mlp:32x32" in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "canonical"), [
+    ("cnn:4k8s4-8k4s2:cp2-24", "cnn:4k8s4-8k4s2:cp2-24"), ("cnn:16k3s1:64:relu", "cnn:16k3:64"), ("cnn:16k3:tanh", "cnn:16k3:tanh"),
+    ("cnn:16k3", "cnn:16k3"), ("cnn:16k3:cp4", "cnn:16k3:cp4"), ("cnn:16k3:cp4-8x8-gru16:elu", "cnn:16k3:cp4-8x8-gru16:elu"),
+    ("cnn:16k3:gru16", "cnn:16k3:gru16"), ("conv1d:16k5s2-16k3:32", "conv1d:16k5s2-16k3:32"), ("gru:064", "gru:64"), ("mlp:8:relu", "mlp:8"),
+])  # fmt: skip
+def test_the_canonical_text_is_read_back_as_the_same_and_names_a_folder(text, canonical):
+    (member,) = parse([text])
+    assert member.architecture.spec == canonical
+    assert parse([canonical])[0] == member
+    assert re.fullmatch(r"[a-z0-9_-]+-s0", member.name)
 
 
 def test_names_are_unique_and_repeat_specs_count_on():

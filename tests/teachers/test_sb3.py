@@ -1,8 +1,7 @@
+"""Every kind of policy of Stable-Baselines3 and sb3-contrib, untrained, against the live library; and what a zip says."""
+
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,58 +10,24 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import numpy_rows, serialised, with_member, with_settings, with_weights
+from conftest import numpy_rows, with_weights
 from gymnasium import spaces
+from sb3_cases import ACTIONS, BOX, FIRST, LAST, MIXED, PICTURES, PLANE, ROWS, acted, agrees, drawn, made, reloaded
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from limbeck import distributions, teachers
-from limbeck.contracts import Spec, Teacher
-from limbeck.errors import InputError, UnsafeError
-from limbeck.teachers import stated
+from limbeck.contracts import Conv, Gsde, Parallel, Spec, View
+from limbeck.errors import InputError
 
-BOX = spaces.Box(-1.0, 1.0, (5,), np.float32)
-PLANE = spaces.Box(np.array([[-1, 0]], np.float32), np.array([[1, 3]], np.float32))
-ACTIONS = spaces.Box(np.array([-2, 0.5], np.float32), np.array([1, 3], np.float32))
-MIXED = spaces.Dict({"z": BOX, "a": spaces.Discrete(3), "m": spaces.MultiBinary(2)})
 RELU = {"activation_fn": torch.nn.ReLU, "net_arch": [8]}
+SMALL = {"policy_kwargs": {"net_arch": [8, 6]}}
+CNN = {"net_arch": [5], "features_extractor_kwargs": {"features_dim": 7}}
+SDE = {"use_sde": True, "policy_kwargs": {"net_arch": [8], "log_std_init": -1.0}}
 
 
-class Nowhere(gym.Env):
-    """An environment of given spaces in which nothing depends on anything."""
-
-    def __init__(self, observation: gym.Space, action: gym.Space) -> None:
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        return self.observation_space.sample(), 0.0, False, False, {}
-
-
-def made(algorithm: Any, observation: gym.Space, action: gym.Space, **kwargs: Any) -> Any:
-    """A model with random weights large enough that actions differ between observations."""
-    policy = "MultiInputPolicy" if isinstance(observation, spaces.Dict) else "MlpPolicy"
-    sizes = {"n_steps": 8} if algorithm in (PPO, A2C) else {"buffer_size": 8}
-    model = algorithm(policy, Nowhere(observation, action), seed=0, device="cpu", **sizes, **kwargs)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.policy.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.4
-    return model
-
-
-def drawn(space: gym.Space, count: int = 200) -> Any:
-    space.seed(1)
-    rows = [space.sample() for _ in range(count)]
-    return {k: np.stack([r[k] for r in rows]) for k in rows[0]} if isinstance(space, spaces.Dict) else np.stack(rows)
-
-
-def acted(teacher: Teacher, obs: Any) -> tuple[Any, Any]:
-    """(executed greedy actions, what the policy said)."""
-    count = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
-    output = teacher.policy(obs, teacher.policy.initial_state(count), np.ones(count, bool))
-    return distributions.act(teacher.policy.head, output.params), output
+def cnn(**more: Any) -> dict[str, Any]:
+    return {"policy": "CnnPolicy", "policy_kwargs": {**CNN, **more}}
 
 
 CASES = {
@@ -93,6 +58,62 @@ CASES = {
     "sac-no-hidden": (SAC, BOX, PLANE, {"policy_kwargs": {"net_arch": []}}),
     "td3": (TD3, BOX, ACTIONS, {"policy_kwargs": {"net_arch": [8, 8]}}),
     "ddpg": (DDPG, BOX, PLANE, {"policy_kwargs": {"net_arch": [8]}}),
+    "ppo-softplus": (PPO, BOX, spaces.Discrete(3), {"policy_kwargs": {"activation_fn": torch.nn.Softplus}}),
+    "ppo-unshared": (PPO, BOX, spaces.Discrete(3), {"policy_kwargs": {"share_features_extractor": False}}),
+    "ppo-sde-expln": (PPO, BOX, ACTIONS, {"use_sde": True, "policy_kwargs": {"use_expln": True}}),
+    "ppo-sde-one-std": (PPO, BOX, ACTIONS, {"use_sde": True, "policy_kwargs": {"full_std": False}}),
+    "ppo-sde-no-hidden": (PPO, BOX, ACTIONS, {"use_sde": True, "policy_kwargs": {"net_arch": []}}),
+    "ppo-cnn-hwc": (PPO, LAST, spaces.Discrete(3), cnn()),
+    "ppo-cnn-chw": (PPO, FIRST, spaces.Discrete(3), cnn()),
+    "ppo-cnn-unshared": (PPO, LAST, spaces.Discrete(3), cnn(share_features_extractor=False)),
+    "a2c-cnn-unscaled": (A2C, FIRST, spaces.MultiBinary(6), cnn(normalize_images=False, activation_fn=torch.nn.ReLU)),
+    "ppo-cnn-floats": (PPO, spaces.Box(0, 1, (2, 36, 36)), spaces.Discrete(3), cnn(normalize_images=False)),
+    "ppo-cnn-sde": (PPO, LAST, ACTIONS, {**cnn(), "use_sde": True}),
+    "ppo-mlp-on-image-hwc": (PPO, spaces.Box(0, 255, (6, 5, 3), np.uint8), spaces.Discrete(3), SMALL),
+    "ppo-mlp-on-image-chw": (PPO, spaces.Box(0, 255, (3, 6, 5), np.uint8), spaces.Discrete(3), SMALL),
+    "ppo-pictures": (
+        PPO,
+        PICTURES,
+        spaces.Discrete(3),
+        {"policy_kwargs": {"features_extractor_kwargs": {"cnn_output_dim": 6}}},
+    ),
+    "ppo-pictures-no-hidden": (
+        PPO,
+        PICTURES,
+        ACTIONS,
+        {"use_sde": True, "policy_kwargs": {"net_arch": [], "features_extractor_kwargs": {"cnn_output_dim": 6}}},
+    ),
+    "a2c-cnn": (A2C, LAST, spaces.MultiDiscrete([2, 3]), cnn()),
+    "dqn-no-hidden": (DQN, BOX, spaces.Discrete(4), {"policy_kwargs": {"net_arch": []}}),
+    "dqn-cnn": (DQN, LAST, spaces.Discrete(4), cnn()),
+    "dqn-pictures": (
+        DQN,
+        PICTURES,
+        spaces.Discrete(4),
+        {"policy_kwargs": {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 6}}},
+    ),
+    "qrdqn": (QRDQN, BOX, spaces.Discrete(4), {"policy_kwargs": {"net_arch": [8], "n_quantiles": 7}}),
+    "qrdqn-cnn": (QRDQN, LAST, spaces.Discrete(4), cnn(n_quantiles=5)),
+    "sac-cnn": (SAC, LAST, ACTIONS, cnn()),
+    "sac-dict-obs": (SAC, MIXED, ACTIONS, SMALL),
+    "sac-sde": (SAC, BOX, ACTIONS, SDE),
+    "sac-sde-clipped": (SAC, BOX, ACTIONS, {"use_sde": True, "policy_kwargs": {"net_arch": [8], "clip_mean": 0.1}}),
+    "sac-sde-unclipped": (SAC, BOX, ACTIONS, {"use_sde": True, "policy_kwargs": {"net_arch": [8], "clip_mean": 0.0}}),
+    "td3-cnn": (TD3, LAST, ACTIONS, cnn()),
+    "tqc": (TQC, BOX, ACTIONS, SMALL),
+    "tqc-sde": (TQC, BOX, PLANE, SDE),
+    "crossq": (CrossQ, BOX, ACTIONS, SMALL),
+    "crossq-epsilon": (CrossQ, BOX, ACTIONS, {"policy_kwargs": {"net_arch": [8], "batch_norm_eps": 0.1}}),
+    "crossq-plain": (CrossQ, BOX, ACTIONS, {"policy_kwargs": {"net_arch": [8], "batch_norm": False}}),
+    "crossq-sde": (CrossQ, BOX, ACTIONS, SDE),
+    "trpo": (TRPO, BOX, spaces.Discrete(4), SMALL),
+    "trpo-continuous": (TRPO, BOX, ACTIONS, SMALL),
+    "ars": (ARS, BOX, spaces.Discrete(4), {"policy_kwargs": {"net_arch": [8]}}),
+    "ars-linear": (ARS, BOX, spaces.Discrete(4), {"policy": "LinearPolicy"}),
+    "ars-linear-continuous": (ARS, BOX, ACTIONS, {"policy": "LinearPolicy"}),
+    "ars-linear-squashed": (ARS, BOX, ACTIONS, {"policy": "LinearPolicy", "policy_kwargs": {"squash_output": True}}),
+    "ars-continuous": (ARS, BOX, ACTIONS, {"policy_kwargs": {"net_arch": [8]}}),
+    "ars-unsquashed": (ARS, BOX, ACTIONS, {"policy_kwargs": {"net_arch": [8], "squash_output": False}}),
 }
 
 
@@ -100,41 +121,219 @@ CASES = {
 def test_the_greedy_action_is_that_of_predict(case: str, tmp_path: Path) -> None:
     algorithm, observation, action, kwargs = CASES[case]
     model = made(algorithm, observation, action, **kwargs)
-    model.save(tmp_path / "m.zip")
-    teacher = teachers.load(tmp_path / "m.zip", Spec(observation, action, "nowhere"))
-    obs = drawn(observation)
-    wanted = model.predict(obs, deterministic=True)[0]
-    actions, output = acted(teacher, obs)
+    teacher = reloaded(model, tmp_path, observation, action)
     assert teacher.info.algorithm == algorithm.__name__
-    assert actions.shape == wanted.shape
-    if teacher.policy.head.discrete:
-        assert np.array_equal(actions, wanted)
-        assert len(np.unique(wanted, axis=0)) > 1, "the weights leave no choice to agree on"
-    else:
-        np.testing.assert_allclose(actions, wanted, rtol=1e-5, atol=1e-5)
-    if algorithm in (PPO, A2C):
-        with torch.no_grad():
-            value = model.policy.predict_values(model.policy.obs_to_tensor(obs)[0]).numpy()[:, 0]
-        np.testing.assert_allclose(output.value, value, rtol=1e-4, atol=1e-4)
+    assert not any("not written by" in entry for entry in teacher.info.unread)
+    agrees(teacher, model, drawn(observation, ROWS))
 
 
-@pytest.mark.parametrize("case", ["ppo-continuous", "sac"])
+@pytest.mark.parametrize(
+    "case",
+    ["ppo-continuous", "sac", "ppo-sde", "ppo-sde-squashed", "ppo-sde-expln", "ppo-sde-one-std", "ppo-cnn-sde",
+     "ppo-pictures-no-hidden", "sac-sde", "sac-sde-clipped", "sac-sde-unclipped", "sac-cnn", "tqc", "tqc-sde", "crossq", "crossq-sde"],
+)  # fmt: skip
 def test_the_spread_is_that_of_the_distribution(case: str, tmp_path: Path) -> None:
     algorithm, observation, action, kwargs = CASES[case]
     model = made(algorithm, observation, action, **kwargs)
-    model.save(tmp_path / "m.zip")
-    teacher = teachers.load(tmp_path / "m.zip", Spec(observation, action))
-    obs = drawn(observation)
+    teacher = reloaded(model, tmp_path, observation, action)
+    obs = drawn(observation, ROWS)
     tensor = model.policy.obs_to_tensor(obs)[0]
+    model.policy.set_training_mode(False)
     with torch.no_grad():
-        if algorithm is SAC:
-            mean, log_std, _ = model.actor.get_action_dist_params(tensor)
+        if hasattr(model.policy, "actor"):
+            mean, log_std, rest = model.actor.get_action_dist_params(tensor)
+            if rest:
+                model.actor.action_dist.proba_distribution(mean, log_std, **rest)
+                log_std = model.actor.action_dist.distribution.stddev.log()
         else:
             normal = model.policy.get_distribution(tensor).distribution
             mean, log_std = normal.mean, normal.stddev.log()
-    ours = np.clip(acted(teacher, obs)[1].params[:, 2:], *distributions.LOG_STD_RANGE)
-    np.testing.assert_allclose(ours, log_std.numpy(), atol=1e-5)
-    np.testing.assert_allclose(acted(teacher, obs)[1].params[:, :2], mean.numpy(), atol=1e-5)
+    ours = acted(teacher, obs)[1].params
+    assert teacher.policy.head.kind in ("gaussian", "squashed")
+    clipped = np.clip(log_std.numpy(), *distributions.LOG_STD_RANGE)
+    np.testing.assert_allclose(np.clip(ours[:, 2:], *distributions.LOG_STD_RANGE), clipped, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours[:, :2], mean.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_sampled_actions_have_the_spread_of_the_programs_own(tmp_path: Path) -> None:
+    model = made(PPO, BOX, ACTIONS, use_sde=True, policy_kwargs={"log_std_init": -1.0, "squash_output": True})
+    teacher = reloaded(model, tmp_path, BOX, ACTIONS)
+    obs = np.repeat(drawn(BOX, 1), 4000, axis=0)
+    tensor = model.policy.obs_to_tensor(obs)[0]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.policy.reset_noise(len(obs))
+        theirs = model.policy.unscale_action(model.policy.get_distribution(tensor).sample().numpy())
+    ours = distributions.act(teacher.policy.head, acted(teacher, obs)[1].params, "sampled", np.random.default_rng(0))
+    error = 4 * np.sqrt(theirs.var(axis=0) * 2 / len(obs))
+    assert (abs(ours.mean(axis=0) - theirs.mean(axis=0)) < error).all()
+    np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), rtol=0.1)
+
+
+# ---------------------------------------------------------------- memory and masks
+
+LSTM = {"lstm_hidden_size": 6, "net_arch": [5]}
+MEMORIES = {
+    "own": ("MlpLstmPolicy", BOX, {**LSTM}),
+    "shared": ("MlpLstmPolicy", BOX, {**LSTM, "shared_lstm": True, "enable_critic_lstm": False}),
+    "actor": ("MlpLstmPolicy", BOX, {**LSTM, "enable_critic_lstm": False}),
+    "deep": ("MlpLstmPolicy", BOX, {**LSTM, "n_lstm_layers": 2}),
+    "unbiased": ("MlpLstmPolicy", BOX, {**LSTM, "lstm_kwargs": {"bias": False}}),
+    "cnn": ("CnnLstmPolicy", LAST, {**LSTM, "features_extractor_kwargs": {"features_dim": 7}}),
+    "dict": ("MultiInputLstmPolicy", MIXED, {**LSTM, "share_features_extractor": False}),
+}
+
+
+@pytest.mark.parametrize("case", list(MEMORIES))
+def test_memory_is_carried_and_forgotten_as_in_predict(case: str, tmp_path: Path) -> None:
+    policy, observation, kwargs = MEMORIES[case]
+    model = made(RecurrentPPO, observation, spaces.Discrete(3), policy, policy_kwargs=kwargs)
+    teacher = reloaded(model, tmp_path, observation, spaces.Discrete(3))
+    lanes, rng = 4, np.random.default_rng(0)
+    obs, first = drawn(observation, 30 * lanes), rng.random((30, lanes)) < 0.15
+    first[0] = True
+    state, theirs, critic, seen = teacher.policy.initial_state(lanes), None, None, []
+    for step in range(30):
+        here = slice(step * lanes, (step + 1) * lanes)
+        rows = {k: v[here] for k, v in obs.items()} if isinstance(obs, dict) else obs[here]
+        output = teacher.policy(rows, state, first[step])
+        value, critic = recurrent_value(model, rows, theirs, critic, first[step])
+        action, theirs = model.predict(rows, theirs, first[step], deterministic=True)
+        assert np.array_equal(output.params.argmax(axis=1), action), step
+        np.testing.assert_allclose(output.value, value, rtol=1e-4, atol=1e-5)
+        state, seen = output.state, [*seen, *action]
+    assert len(set(seen)) > 1
+    assert teacher.info.algorithm == "RecurrentPPO"
+
+
+def recurrent_value(model: Any, rows: Any, actor: Any, critic: Any, first: np.ndarray) -> tuple[np.ndarray, Any]:
+    """The critic's answer and next state, by the whole forward pass of the library."""
+    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+    layers, _, size = model.policy.lstm_hidden_state_shape
+    zeros = torch.zeros(layers, len(first), size)
+    actor = (zeros, zeros) if actor is None else tuple(torch.as_tensor(part) for part in actor)
+    critic = (zeros, zeros) if critic is None else critic
+    tensor = model.policy.obs_to_tensor(rows)[0]
+    with torch.no_grad():
+        starts = torch.as_tensor(first, dtype=torch.float32)
+        _, value, _, states = model.policy(tensor, RNNStates(actor, critic), starts, deterministic=True)
+    return value.numpy()[:, 0], states.vf
+
+
+MASKED = [(BOX, spaces.Discrete(5), ""), (MIXED, spaces.Discrete(5), ""), (LAST, spaces.Discrete(5), "CnnPolicy"),
+          (BOX, spaces.MultiDiscrete([3, 4]), ""), (BOX, spaces.MultiBinary(3), "")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("observation", "action", "policy"), MASKED)
+def test_masked_choices_are_those_of_predict(
+    observation: gym.Space, action: gym.Space, policy: str, tmp_path: Path
+) -> None:
+    kwargs = {"policy_kwargs": CNN} if policy else SMALL
+    model = made(MaskablePPO, observation, action, policy, **kwargs)
+    width = {"Discrete": 5, "MultiDiscrete": 7, "MultiBinary": 6}[type(action).__name__]
+    if isinstance(action, spaces.MultiBinary):  # two masks for each switch there, on and off, which no head here has
+        with pytest.raises(InputError, match="action mask has 6 numbers"):
+            reloaded(model, tmp_path, masked_space(observation, width), action)
+        return
+    teacher = reloaded(model, tmp_path, masked_space(observation, width), action)
+    obs, rng = drawn(observation, ROWS), np.random.default_rng(0)
+    masks = rng.random((ROWS, width)) < 0.5
+    masks[:, [0, -1]] = True
+    wanted = model.predict(obs, deterministic=True, action_masks=masks)[0]
+    inside = obs if isinstance(obs, dict) else {"observation": obs}
+    actions, output = acted(teacher, {**inside, "action_mask": masks.astype(np.int8)})
+    assert np.array_equal(actions, wanted)
+    assert not np.array_equal(wanted, model.predict(obs, deterministic=True)[0])
+    assert teacher.info.algorithm == "MaskablePPO"
+    assert output.value is not None
+
+
+def masked_space(observation: gym.Space, width: int) -> spaces.Dict:
+    inside = observation.spaces if isinstance(observation, spaces.Dict) else {"observation": observation}
+    return spaces.Dict({**inside, "action_mask": spaces.MultiBinary(width)})
+
+
+def test_a_masked_teacher_needs_a_task_with_a_mask(tmp_path: Path) -> None:
+    model = made(MaskablePPO, BOX, spaces.Discrete(5), **SMALL)
+    with pytest.raises(InputError, match="nowhere offers no 'action_mask'"):
+        reloaded(model, tmp_path, BOX, spaces.Discrete(5))
+    alone = teachers.load(tmp_path / "m.zip")  # without a task: a place for the mask is made
+    assert alone.policy.spec.observation_space["action_mask"] == spaces.MultiBinary(5)
+    named = spaces.Dict({"x": BOX, "allowed": spaces.MultiBinary(5)})
+    teacher = teachers.load(tmp_path / "m.zip", Spec(named, spaces.Discrete(5)), view=View(mask="allowed"))
+    assert teacher.blueprint.view == View(keys=("x",), mask="allowed")
+
+
+# ---------------------------------------------------------------- how images and actions are laid out
+
+
+@pytest.mark.parametrize("policy", ["CnnPolicy", "MlpPolicy"])
+def test_one_teacher_on_both_layouts_of_an_image(policy: str, tmp_path: Path) -> None:
+    kwargs = {"policy_kwargs": CNN} if policy == "CnnPolicy" else SMALL
+    model = made(PPO, LAST, spaces.MultiBinary(6), policy, **kwargs)
+    last = reloaded(model, tmp_path, LAST, spaces.MultiBinary(6))
+    first = reloaded(model, tmp_path, FIRST, spaces.MultiBinary(6))
+    obs = drawn(LAST, ROWS)
+    agrees(last, model, obs)
+    mine, other = acted(last, obs)[1], acted(first, obs.transpose(0, 3, 1, 2))[1]
+    np.testing.assert_allclose(mine.params, other.params, rtol=1e-5, atol=1e-5)
+    assert (last.blueprint.view.indices is None) == (policy == "CnnPolicy")
+    if isinstance(last.blueprint.layers[0], Conv):
+        assert (last.blueprint.layers[0].layout, first.blueprint.layers[0].layout) == ("hwc", "chw")
+    assert any("channels first" in note for note in last.info.notes)
+
+
+def test_a_dict_keeps_the_networks_order_whatever_the_tasks(tmp_path: Path) -> None:
+    model = made(PPO, PICTURES, spaces.Discrete(3), policy_kwargs={"features_extractor_kwargs": {"cnn_output_dim": 6}})
+    turned = spaces.Dict(
+        {
+            "side": spaces.Box(0, 255, (1, 36, 36), np.uint8),
+            "front": LAST,
+            "z": BOX,
+            "a": spaces.Discrete(3),
+            "extra": BOX,
+        }
+    )
+    teacher = reloaded(model, tmp_path, turned, spaces.Discrete(3))
+    obs = drawn(PICTURES, ROWS)
+    wanted = model.predict(obs, deterministic=True)[0]
+    given = {**obs, "side": obs["side"].transpose(0, 3, 1, 2), "extra": drawn(BOX, ROWS)}
+    assert np.array_equal(acted(teacher, given)[0], wanted)
+    assert teacher.blueprint.view.keys == ("a", "front", "side", "z")
+    assert isinstance(teacher.blueprint.layers[0], Parallel)
+    assert any("does not see 'extra'" in note for note in teacher.info.notes)
+
+
+def test_a_start_of_the_actions_is_added(tmp_path: Path) -> None:
+    model = made(PPO, BOX, spaces.Discrete(4, start=2), **SMALL)
+    teacher = reloaded(model, tmp_path, BOX, spaces.Discrete(4, start=2))
+    obs = drawn(BOX, ROWS)
+    assert np.array_equal(acted(teacher, obs)[0], model.predict(obs, deterministic=True)[0] + 2)
+    assert any("count from 2" in note for note in teacher.info.notes)
+
+
+def test_quantiles_are_meaned_in_double_precision(tmp_path: Path) -> None:
+    model = made(QRDQN, BOX, spaces.Discrete(3), policy_kwargs={"net_arch": [8], "n_quantiles": 50})
+    teacher = reloaded(model, tmp_path, BOX, spaces.Discrete(3))
+    obs = drawn(BOX, ROWS)
+    with torch.no_grad():
+        wanted = model.policy.quantile_net.quantile_net.double()(torch.as_tensor(obs).double()).numpy()
+    wanted = wanted.reshape(ROWS, 50, 3).mean(axis=1)
+    np.testing.assert_allclose(acted(teacher, obs)[1].params, wanted, rtol=1e-5, atol=1e-6)
+    assert teacher.policy.head.kind == "q"
+    assert teacher.blueprint.layers[-1].outputs == 3
+
+
+def test_the_spread_of_a_gsde_layer_follows_its_closed_form() -> None:
+    layer = Gsde(np.ones((2, 1), np.float32), np.zeros(1, np.float32), np.full((2, 1), 0.5, np.float32), limit=1.0)
+    from limbeck.runtimes.numpy import apply
+
+    row = apply(layer, np.array([[1.0, 2.0]], np.float32))[0]
+    np.testing.assert_allclose(row, [1.0, 0.5 * np.log(5 * 0.25 + 1e-6)], rtol=1e-6)
+
+
+# ---------------------------------------------------------------- what a zip says
 
 
 def test_a_real_teacher_is_read_and_says_what_it_is(cartpole_zip: Path) -> None:
@@ -176,299 +375,12 @@ def test_a_bare_state_dict_of_such_a_policy(tmp_path: Path, cartpole_zip: Path) 
     assert np.array_equal(acted(bare, obs)[1].params, acted(whole, obs)[1].params)
 
 
-# ---------------------------------------------------------------- what is refused
-
-
-@pytest.fixture(scope="module")
-def sac_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sac") / "sac.zip"
-    made(SAC, BOX, ACTIONS, policy_kwargs={"net_arch": [8]}).save(path)
-    return path
-
-
-class Odd(torch.nn.Module):
-    pass
-
-
-@pytest.mark.parametrize(
-    ("what", "algorithm", "observation", "action", "kwargs"),
-    [
-        ("gSDE", SAC, BOX, ACTIONS, {"use_sde": True, "policy_kwargs": {"net_arch": [8]}}),
-        ("Softplus", PPO, BOX, spaces.Discrete(2), {"policy_kwargs": {"activation_fn": torch.nn.Softplus}}),
-        (
-            "image",
-            PPO,
-            spaces.Box(0, 255, (3, 8, 8), np.uint8),
-            spaces.Discrete(2),
-            {"policy_kwargs": {"net_arch": []}},
-        ),
-    ],
-)
-def test_what_is_not_supported_is_refused_by_name(
-    what: str, algorithm: Any, observation: gym.Space, action: gym.Space, kwargs: dict, tmp_path: Path
-) -> None:
-    made(algorithm, observation, action, **kwargs).save(tmp_path / "m.zip")
-    with pytest.raises(InputError, match=what):
-        teachers.load(tmp_path / "m.zip", Spec(observation, action))
-
-
-def test_a_cnn_a_recurrent_and_a_custom_policy_are_refused(tmp_path: Path, cartpole_zip: Path) -> None:
-    spec = teachers.load(cartpole_zip).policy.spec
-    for key, what in (
-        ("features_extractor.cnn.0.weight", "feature extractor"),
-        ("lstm_actor.weight_ih_l0", "recurrent"),
-    ):
-        path = with_weights(cartpole_zip, tmp_path / "x.zip", lambda w, key=key: {**w, key: torch.zeros(1)})
-        with pytest.raises(InputError, match=what):
-            teachers.load(path, spec)
-    norm = with_weights(
-        cartpole_zip, tmp_path / "x.zip", lambda w: {**w, "mlp_extractor.policy_net.1.weight": torch.ones(64)}
-    )
-    with pytest.raises(InputError, match="no plain MLP"):
-        teachers.load(norm, spec)
-    foreign = with_settings(cartpole_zip, tmp_path / "x.zip", policy_class={"__module__": "mine", ":serialized:": ""})
-    with pytest.raises(InputError, match="class of module 'mine'"):
-        teachers.load(foreign, spec)
-    unknown = with_weights(cartpole_zip, tmp_path / "x.zip", lambda w: {"layer.weight": torch.zeros(2, 2)})
-    with pytest.raises(InputError, match="no known policy"):
-        teachers.load(unknown, spec)
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_nan_names_the_tensor(number: float, tmp_path: Path, cartpole_zip: Path) -> None:
-    def spoil(weights: dict) -> dict:
-        weights["action_net.weight"] = weights["action_net.weight"].clone()
-        weights["action_net.weight"][0, 3] = number
-        return weights
-
-    with pytest.raises(InputError, match=r"'?action_net\.weight'? holds 1 NaN"):
-        teachers.load(with_weights(cartpole_zip, tmp_path / "x.zip", spoil))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda w: {k: v for k, v in w.items() if k != "action_net.bias"},
-        lambda w: {**w, "action_net.weight": torch.zeros(3, 64), "action_net.bias": torch.zeros(3)},
-        lambda w: {**w, "action_net.weight": torch.zeros(2, 63)},
-        lambda w: {**w, "action_net.weight": torch.zeros(2, 64, dtype=torch.long)},
-        lambda w: {**w, "log_std": torch.zeros(2)},
-        lambda w: {k: v for k, v in w.items() if "policy_net.0" not in k},
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(change: Any, tmp_path: Path, cartpole_zip: Path) -> None:
-    with pytest.raises(InputError):
-        teachers.load(with_weights(cartpole_zip, tmp_path / "x.zip", change))
-
-
-def test_other_spaces_are_refused_on_one_line(cartpole_zip: Path, sac_zip: Path) -> None:
-    lunar = Spec(spaces.Box(-1, 1, (8,), np.float32), spaces.Discrete(4), "LunarLander-v3")
-    with pytest.raises(InputError) as caught:
-        teachers.load(cartpole_zip, lunar)
-    assert str(caught.value).startswith(
-        "the teacher does not fit LunarLander-v3: observations: teacher Box(4,), task Box(8,); actions: teacher Discrete(2), task Discrete(4)."
-    )
-    wider = Spec(BOX, spaces.Box(ACTIONS.low * 2, ACTIONS.high * 2), "wider")
-    with pytest.raises(InputError, match="action bounds: teacher"):
-        teachers.load(sac_zip, wider)
-    other = Spec(spaces.Box(-9.0, 9.0, (5,), np.float32), ACTIONS, "other")
-    assert any("observation bounds differ" in note for note in teachers.load(sac_zip, other).info.notes)
-
-
-def test_settings_that_are_no_table_are_refused(tmp_path: Path, cartpole_zip: Path) -> None:
-    for content in (b"", b"[]", b"{", b"[" * 100_000, b"\xff"):
-        with pytest.raises(InputError, match="settings"):
-            teachers.load(with_member(cartpole_zip, tmp_path / "x.zip", "data", content))
-
-
-def test_garbage_in_settings_never_escapes(tmp_path: Path, cartpole_zip: Path) -> None:
-    spec = teachers.load(cartpole_zip).policy.spec
-    for junk in (
-        None,
-        3,
-        "x",
-        [],
-        {},
-        {":serialized:": 3},
-        {":type:": "<class 'Box'>", "_shape": "no"},
-        {"_shape": [10**9]},
-    ):
-        for key in ("observation_space", "action_space", "policy_class", "policy_kwargs"):
-            path = with_settings(cartpole_zip, tmp_path / "x.zip", **{key: junk})
-            teachers.load(path, spec)
-            teachers.inspect(path)
-
-
-# ---------------------------------------------------------------- canaries
-
-
-@pytest.mark.parametrize("key", ["lr_schedule", "zz_extra", "policy_class"])
-def test_hidden_code_loads_without_running(
-    key: str, tmp_path: Path, cartpole_zip: Path, trap: Any, audited: Any
-) -> None:
-    evil = with_settings(cartpole_zip, tmp_path / "evil.zip", **{key: serialised(trap.blob)})
-    with contextlib.suppress(AttributeError, TypeError):  # a policy class that is an open file
-        PPO.load(evil, device="cpu")
-    assert trap.fired(), "positive control"
-    teachers.load(cartpole_zip)
-    with audited() as events:
-        teacher = teachers.load(evil)
-        info = teachers.inspect(evil)
-    assert not trap.fired()
-    assert not events
-    shown = f"data: {key}" + (" (not written by Stable-Baselines3)" if key == "zz_extra" else "")
-    assert shown in teacher.info.unread
-    assert info.stated["code"][f"data: {key}"] == ("io.open",)
-    obs = numpy_rows(50, 4)
-    assert np.array_equal(acted(teacher, obs)[1].params, acted(teachers.load(cartpole_zip), obs)[1].params)
-
-
-def test_evil_weights_are_refused(tmp_path: Path, cartpole_zip: Path, trap: Any, audited: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save({"a": trap.payload}, buffer)
-    evil = with_member(cartpole_zip, tmp_path / "evil.zip", "policy.pth", buffer.getvalue())
-    torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
-    assert trap.fired(), "positive control"
-    teachers.load(cartpole_zip)
-    with audited() as events, pytest.raises(UnsafeError, match=r"io\.open"):
-        teachers.load(evil)
-    assert not trap.fired()
-    assert not events
-    assert teachers.inspect(evil).stated["code"]["policy.pth/archive/data.pkl"] == ("io.open",)
-
-
-def test_an_unexpected_member_is_named(tmp_path: Path, cartpole_zip: Path, trap: Any) -> None:
-    evil = with_member(cartpole_zip, tmp_path / "evil.zip", "hook.pkl", trap.blob)
-    assert "hook.pkl (not written by Stable-Baselines3)" in teachers.load(evil).info.unread
-    assert teachers.inspect(evil).stated["code"]["hook.pkl"] == ("io.open",)
-    assert not trap.fired()
-
-
-# ---------------------------------------------------------------- VecNormalize
-
-
-def normalised(tmp_path: Path, observation: gym.Space, **kwargs: Any) -> tuple[Any, VecNormalize]:
-    """A model and its normaliser after a few hundred steps, both saved."""
-    inner = DummyVecEnv([lambda: Nowhere(observation, spaces.Discrete(4))])
-    env = VecNormalize(inner, **kwargs)
-    env.reset()
-    for _ in range(300):
-        env.step(np.zeros(1, np.int64))
-    model = made(PPO, observation, spaces.Discrete(4))
-    model.save(tmp_path / "m.zip")
-    env.save(str(tmp_path / "vec_normalize.pkl"))
-    return model, env
-
-
-@pytest.mark.parametrize(
-    "observation",
-    [
-        spaces.Box(-30.0, 50.0, (5,), np.float32),
-        spaces.Box(-30.0, 50.0, (2, 3), np.float64),
-        spaces.Dict({"z": spaces.Box(-9, 99, (3,), np.float32), "a": spaces.Box(0, 1, (2,), np.float32)}),
-    ],
-)
-def test_the_normaliser_beside_the_zip_is_used(observation: gym.Space, tmp_path: Path) -> None:
-    model, env = normalised(tmp_path, observation, clip_obs=1.2)
-    teacher = teachers.load(tmp_path / "m.zip", Spec(observation, spaces.Discrete(4)))
-    obs = drawn(observation)
-    wanted = model.predict(env.normalize_obs(obs), deterministic=True)[0]
-    assert (acted(teacher, obs)[0] == wanted).mean() >= 0.99  # statistics are float32 here, float64 there
-    assert teacher.blueprint.normaliser.clip == 1.2
-    assert any("vec_normalize.pkl" in note for note in teacher.info.notes)
-    assert not np.array_equal(wanted, model.predict(obs, deterministic=True)[0]), "the normaliser changes nothing"
-
-
-def test_the_normaliser_by_stem_comes_first_and_rewards_alone_change_nothing(tmp_path: Path) -> None:
-    normalised(tmp_path, BOX)
-    (tmp_path / "vec_normalize.pkl").rename(tmp_path / "given.pkl")
-    assert teachers.load(tmp_path / "m.zip").blueprint.normaliser is None
-    assert teachers.load(tmp_path / "m.zip", normaliser=tmp_path / "given.pkl").blueprint.normaliser is not None
-    (tmp_path / "vec_normalize.pkl").write_bytes(b"broken")
-    (tmp_path / "given.pkl").rename(tmp_path / "m_vecnormalize.pkl")
-    assert teachers.load(tmp_path / "m.zip").blueprint.normaliser is not None
-    normalised(tmp_path, BOX, norm_obs=False)
-    (tmp_path / "m_vecnormalize.pkl").unlink()
-    teacher = teachers.load(tmp_path / "m.zip")
-    assert teacher.blueprint.normaliser is None
-    assert any("rewards only" in note for note in teacher.info.notes)
-
-
-def test_an_evil_normaliser_is_refused_or_read_without_running(tmp_path: Path, trap: Any, audited: Any) -> None:
-    _, env = normalised(tmp_path, BOX)
-    teachers.load(tmp_path / "m.zip")
-    (tmp_path / "vec_normalize.pkl").write_bytes(trap.blob)
-    with pytest.raises(AttributeError):
-        VecNormalize.load(str(tmp_path / "vec_normalize.pkl"), env.venv)
-    assert trap.fired(), "positive control"
-    with audited() as events, pytest.raises(UnsafeError, match=r"io\.open"):
-        teachers.load(tmp_path / "m.zip")
-    env.old_obs = trap.payload
-    env.save(str(tmp_path / "vec_normalize.pkl"))
-    VecNormalize.load(str(tmp_path / "vec_normalize.pkl"), env.venv)
-    assert trap.fired(), "positive control"
-    with audited() as more:
-        teacher = teachers.load(tmp_path / "m.zip")
-    assert not trap.fired()
-    assert not events
-    assert not more
-    assert "vec_normalize.pkl: io.open" in teacher.info.unread
-    assert teacher.blueprint.normaliser is not None
-
-
-def test_statistics_that_do_not_fit_are_refused(tmp_path: Path, cartpole_zip: Path) -> None:
-    _, env = normalised(tmp_path, BOX)
-    with pytest.raises(InputError, match=r"shape \(5,\)"):
-        teachers.load(cartpole_zip, normaliser=tmp_path / "vec_normalize.pkl")
-    env.obs_rms.var[2] = np.nan
-    env.save(str(tmp_path / "vec_normalize.pkl"))
-    with pytest.raises(InputError, match="NaN"):
-        teachers.load(tmp_path / "m.zip")
-
-
-def test_training_under_a_normaliser_is_noticed(tmp_path: Path) -> None:
-    env = VecNormalize(DummyVecEnv([lambda: Nowhere(BOX, spaces.Discrete(2))]))
-    model = PPO("MlpPolicy", env, n_steps=4, batch_size=4, n_epochs=1, device="cpu")
-    model.learn(4)
-    model.save(tmp_path / "m.zip")
-    teacher = teachers.load(tmp_path / "m.zip")
-    assert teacher.info.stated["trained_normalised"] is True
-    assert any("--normaliser" in note for note in teacher.info.notes)
-
-
-# ---------------------------------------------------------------- printed spaces
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        BOX,
-        ACTIONS,
-        PLANE,
-        spaces.Box(0, 255, (2, 3), np.uint8),
-        spaces.Box(-np.inf, np.inf, (3,), np.float64),
-        spaces.Discrete(3),
-        spaces.MultiDiscrete([3, 2]),
-        spaces.MultiBinary(4),
-    ],
-)
-def test_spaces_are_rebuilt_from_their_print(space: gym.Space, tmp_path: Path) -> None:
-    discrete = not isinstance(space, spaces.Box)
-    model = made(PPO, BOX, space) if discrete else made(PPO, space, spaces.Discrete(2))
-    model.save(tmp_path / "m.zip")
-    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
-        entry = json.loads(archive.read("data"))["action_space" if discrete else "observation_space"]
-    assert stated.space_of({k: v for k, v in entry.items() if k != ":serialized:"}) == space
-
-
-def test_bounds_that_were_cut_are_not_invented() -> None:
-    entry = {
-        ":type:": "<class 'x.Box'>",
-        "dtype": "float32",
-        "_shape": [2000],
-        "low": "[0. 0. ... 0.]",
-        "high": "[1. ... 1.]",
-    }
-    assert np.isinf(stated.space_of(entry).low).all()
-    assert stated.space_of({**entry, "dtype": "uint8"}) is None
-    assert stated.space_of({**entry, "low_repr": "0.0", "high_repr": "1.0"}).high[0] == 1
+def test_bare_weights_of_a_cnn_see_images_as_the_library_would(tmp_path: Path) -> None:
+    model = made(PPO, LAST, spaces.MultiBinary(6), "CnnPolicy", policy_kwargs=CNN)
+    torch.save(model.policy.state_dict(), tmp_path / "policy.pt")
+    obs = drawn(LAST, ROWS)
+    for offered, rows in ((LAST, obs), (FIRST, obs.transpose(0, 3, 1, 2))):
+        agrees(teachers.load(tmp_path / "policy.pt", Spec(offered, spaces.MultiBinary(6))), model, rows)
+    other = spaces.Box(0, 255, (48, 40, 3), np.uint8)
+    with pytest.raises(InputError, match="The image has another size"):
+        teachers.load(tmp_path / "policy.pt", Spec(other, spaces.MultiBinary(6)))

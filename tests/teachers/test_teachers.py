@@ -50,7 +50,7 @@ def test_a_limbeck_file_round_trips(own: Path, cartpole_zip: Path) -> None:
     assert teachers.inspect(own).stated["parameters"] == teacher.blueprint.parameters
     with pytest.raises(InputError, match="its normaliser is inside"):
         teachers.load(own, normaliser="x.pkl")
-    with pytest.raises(InputError, match="kind='q' goes with modules"):
+    with pytest.raises(InputError, match="it says itself what it is"):
         teachers.load(own, kind="q")
 
 

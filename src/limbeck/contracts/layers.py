@@ -128,6 +128,9 @@ class Pool:
     def problem(self) -> str:
         if self.method not in ("max", "mean") or self.channels < 1:
             return f"a pooling layer of method {self.method!r} and {self.channels} channels"
+        top, bottom, left, right = self.padding
+        if max(top, bottom) >= self.window[0] or max(left, right) >= self.window[1]:
+            return f"padding {self.padding} that fills whole windows of {self.window}"
         return _window_problem(self.size, self.window, self.stride, self.padding)
 
 

@@ -17,7 +17,7 @@ class Batch:
     """Tensors of one gradient step for one task. Memoryless students get T = 1."""
 
     task: str
-    inputs: torch.Tensor  # [T, B, O] view applied, history gathered, not normalised
+    inputs: torch.Tensor  # [T, B, O] view applied, history gathered, normalised (pixels scaled)
     first: torch.Tensor | None  # [T, B] bool; None for single rows, which memoryless students take
     mask: torch.Tensor | None  # [T, B] float, 1 where the row counts; None: all do
     labels: Mapping[str, torch.Tensor]  # "params" [T, B, W] float32, "value" [T, B], "hard" [T, B] int64 ...

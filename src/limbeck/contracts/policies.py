@@ -22,11 +22,15 @@ Mode = Literal["greedy", "sampled"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a task offers: Gymnasium spaces and the task's name."""
+    """What a task offers: Gymnasium spaces and the task's name.
+
+    With `agents` above 1 the observation has one row per agent, [agents, ...], and the action one entry (or n) per agent.
+    """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     name: str = "task"
+    agents: int = 1
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,17 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A measure in 0..1 with its 95 % interval, of so many rows; `interval` says how it was made."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+    interval: str  # "wilson" or "bootstrap"
+
+
+@dataclass(frozen=True)
 class MemberReport:
     """One row of the result: a family member, what it is, what it keeps, what it costs."""
 
@@ -132,6 +143,7 @@ class RunResult:
     versions: Mapping[str, str]
     command: str  # what to type to get this run again
     notes: Sequence[str] = ()
+    scores: Mapping[str, Mapping[str, Rate]] = field(default_factory=dict)  # of labelled sets: who -> measure
 
 
 @dataclass(frozen=True)

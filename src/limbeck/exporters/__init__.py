@@ -18,7 +18,17 @@ from limbeck.errors import InputError, printable, unknown
 from limbeck.exporters import contract as contracts
 from limbeck.exporters import golden as goldens
 
-_PARTS = {"__init__", "ckernels", "contract", "golden"}  # files here that are no targets
+_PARTS = {
+    "__init__",
+    "cbody",
+    "cimages",
+    "ckernels",
+    "clayers",
+    "contract",
+    "golden",
+    "onnxgraph",
+    "onnxlayers",
+}  # files here that are no targets
 
 
 class Target(Protocol):
@@ -71,7 +81,7 @@ def export(
     (folder / storage.MANIFEST).unlink(missing_ok=True)
     artifacts = [module.export(blueprint, folder / name) for name, module in modules.items()]
     contracts.write(blueprint, folder, tuple(modules), meta or {})
-    goldens.save(golden, folder / goldens.FILE, blueprint.spec, blueprint.view.keys)
+    goldens.save(golden, folder / goldens.FILE, blueprint.spec, blueprint.view)
     replayed = [_replayed(artifact, folder, golden) for artifact in artifacts]
     storage.write_manifest(folder)
     return replayed

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from limbeck import spaces, storage
-from limbeck.contracts import Array, Artifact, Blueprint, Gru, Head, Layer, Policy
+from limbeck import distributions, spaces, storage
+from limbeck.contracts import Artifact, Blueprint, Head, Normaliser, Policy, memory_of
 from limbeck.errors import InputError, printable
-from limbeck.exporters import ckernels
+from limbeck.exporters import ckernels, clayers
+from limbeck.exporters.cbody import Body, Row, literal
 from limbeck.exporters.contract import Contract, action_count, check_exportable, input_layout, input_view
 from limbeck.runtimes import compiled_c
 
@@ -37,7 +37,7 @@ def export(blueprint: Blueprint, folder: Path, prefix: str = PREFIX) -> Artifact
 
 def load(folder: Path, contract: Contract) -> Policy:
     """Compile and play the C files of an artefact."""
-    return compiled_c.load(folder, contract.spec, contract.head, contract.keys)
+    return compiled_c.load(folder, contract.spec, contract.head, contract.view)
 
 
 def missing() -> str:
@@ -51,129 +51,66 @@ def generate(blueprint: Blueprint, prefix: str = PREFIX) -> tuple[str, str, int]
         raise InputError(
             f"prefix {printable(prefix)!r} cannot begin C names. Allowed: a to z, then a to z, 0 to 9, _, at most 32."
         )
-    body = _Body()
+    body = Body()
     _forward(blueprint, body)
-    header, source = _header(blueprint), _source(blueprint, body)
+    header, source = _header(blueprint, body), _source(blueprint, body)
     named = [text.replace("@p", prefix).replace("@P", prefix.upper()) for text in (header, source)]
-    comment = _comment(blueprint)  # last, so that nothing in a name is ever replaced
+    comment = _comment(blueprint, body)  # last, so that nothing in a name is ever replaced
     return comment + named[0], comment + named[1], body.constant_bytes
 
 
-# ---------------------------------------------------------------- what goes into the file
+# ---------------------------------------------------------------- one step
 
 
-@dataclass
-class _Body:
-    """Constants, statements and routines of one step, in the order they are needed."""
-
-    constants: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    used: set[str] = field(default_factory=set)
-    constant_bytes: int = 0
-    widest: int = 1  # of the vectors between layers
-
-    def constant(self, name: str, values: Array, ctype: str = "float") -> None:
-        flat = values.reshape(-1)
-        words = [literal(v) for v in flat] if ctype == "float" else [str(int(v)) for v in flat]
-        rows = ",\n    ".join(", ".join(words[i : i + 8]) for i in range(0, len(words), 8))
-        self.constants.append(f"static const @P_ALIGNED {ctype} {name}[{flat.size}] = {{\n    {rows}}};\n")
-        self.constant_bytes += flat.size * {"float": 4, "uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "int32_t": 4}[ctype]
-
-    def add(self, *lines: str) -> None:
-        self.lines += lines
+def _forward(blueprint: Blueprint, body: Body) -> None:
+    head = blueprint.head
+    clayers.write(blueprint.layers, _input(blueprint, body), Row("params", head.width), body)
+    if blueprint.view.mask is not None:
+        begin = spaces.flat_size(blueprint.spec.observation_space, input_view(blueprint.view))
+        # written so that a mask that is no number forbids
+        body.each(head.width, f"params[i] = obs[{begin} + i] > 0.0f ? params[i] : {literal(distributions.FORBIDDEN)};")
+    _action(head, body)
 
 
-def literal(value: float) -> str:
-    """A float32 as an exact C99 constant.
-
-    >>> literal(0.1), literal(-0.0), literal(float("inf"))
-    ('0x1.99999ap-4f', '-0x0p+0f', 'INFINITY')
-    """
-    single = float(np.float32(value))
-    if math.isinf(single):
-        return "INFINITY" if single > 0 else "-INFINITY"
-    mantissa, _, exponent = single.hex().partition("p")
-    if "." in mantissa:
-        mantissa = mantissa.rstrip("0").rstrip(".")
-    return f"{'-0x0' if mantissa == '-0x' else '0x0' if mantissa == '0x' else mantissa}p{exponent}f"
-
-
-def _forward(blueprint: Blueprint, body: _Body) -> None:
-    x, size = _input(blueprint, body)
-    for i, layer in enumerate(blueprint.layers):
-        x, size = _layer(i, layer, x, size, body, last=i == len(blueprint.layers) - 1)
-    if x != "params":
-        body.add(f"for (i = 0; i < {size}; i++)", f"    params[i] = {x}[i];")
-    _action(blueprint.head, body)
-
-
-def _input(blueprint: Blueprint, body: _Body) -> tuple[str, int]:
-    """Indices, normaliser and history; names the vector that the first layer reads."""
-    view, norm = blueprint.view, blueprint.normaliser
+def _input(blueprint: Blueprint, body: Body) -> Row:
+    """Indices, normaliser and history: the vector that the first layer reads."""
+    view = blueprint.view
     size = spaces.flat_size(blueprint.spec.observation_space, view)
-    if view.indices is None and norm is None and view.history == 1:
-        return "obs", size
+    if view.indices is None and blueprint.normaliser is None and view.history == 1:
+        return Row("obs", size)
     value = "obs[i]"
     if view.indices is not None:
         top = max(view.indices, default=0)
-        body.constant(
-            "picked", np.array(view.indices), "uint8_t" if top < 256 else "uint16_t" if top < 65536 else "uint32_t"
-        )
-        value = "obs[picked[i]]"
-    if norm is not None:
-        body.constant("mean", norm.mean)
-        body.constant("inverse_scale", (1.0 / norm.scale.astype(np.float64)).astype(np.float32))
-        value = f"({value} - mean[i]) * inverse_scale[i]"
-        if math.isfinite(norm.clip):
-            body.used.add("clip")
-            value = f"@p_clip({value}, {literal(-norm.clip)}, {literal(norm.clip)})"
+        ctype = "uint8_t" if top < 256 else "uint16_t" if top < 65536 else "uint32_t"
+        value = f"obs[{body.constant('picked', np.array(view.indices), ctype)}[i]]"
+    if blueprint.normaliser is not None:
+        value = _normalised(value, blueprint.normaliser, body)
     past = (view.history - 1) * size
-    body.add(f"for (i = 0; i < {size}; i++)", f"    x[{past} + i] = {value};" if past else f"    x[i] = {value};")
+    x = body.take(past + size)
+    body.each(size, f"{x.at}[{past} + i] = {value};" if past else f"{x.at}[i] = {value};")
     if past:
-        body.add(
-            f"for (i = 0; i < {past}; i++)",
-            f"    x[i] = memory->fresh ? x[{past} + i % {size}] : memory->history[i];",
-            f"for (i = 0; i < {past}; i++)",
-            f"    memory->history[i] = x[{size} + i];",
-            "memory->fresh = 0;",
-        )
-    body.widest = max(body.widest, past + size)
-    return "x", past + size
+        fresh = "0.0f" if view.padding == "zero" else f"{x.at}[{past} + i % {size}]"
+        body.each(past, f"{x.at}[i] = memory->fresh ? {fresh} : memory->history[i];")
+        body.each(past, f"memory->history[i] = {x.at}[{size} + i];")
+        body.add("memory->fresh = 0;")
+    return x
 
 
-def _layer(i: int, layer: Layer, x: str, size: int, body: _Body, last: bool) -> tuple[str, int]:
-    if isinstance(layer, Gru):
-        h, gates = layer.size, 3 * layer.size
-        _dense(f"x{i}", layer.weight_x, layer.bias_x, x, "from_x", body)
-        _dense(f"h{i}", layer.weight_h, layer.bias_h, f"memory->gru{i}", "from_h", body)
-        body.used.add("gru")
-        body.add(f"@p_gru(from_x, from_h, memory->gru{i}, {h});")
-        body.widest = max(body.widest, gates)
-        return f"memory->gru{i}", h
-    outputs = int(layer.weight.shape[1])
-    y = "params" if last else "y" if x == "x" else "x"
-    body.widest = max(body.widest, outputs)
-    done = _dense(str(i), layer.weight, layer.bias, x, y, body, layer.activation)
-    if layer.activation != "identity" and not done:
-        body.used.add(layer.activation)
-        body.add(f"@p_{layer.activation}({y}, {outputs});")
-    return y, outputs
+def _normalised(value: str, norm: Normaliser, body: Body) -> str:
+    """The expression of one number; statistics that are all the same, as those of images, are written once."""
+    inverse = (1.0 / norm.scale.astype(np.float64)).astype(np.float32)
+    words = [
+        literal(values[0]) if (values == values[0]).all() else f"{body.constant(name, values)}[i]"
+        for name, values in (("mean", norm.mean), ("inverse_scale", inverse))
+    ]
+    value = f"({value} - {words[0]}) * {words[1]}" if norm.mean.any() else f"{value} * {words[1]}"
+    if math.isfinite(norm.clip):
+        body.used.add("clip")
+        value = f"@p_clip({value}, {literal(-norm.clip)}, {literal(norm.clip)})"
+    return value
 
 
-def _dense(name: str, weight: Array, bias: Array, x: str, y: str, body: _Body, activation: str = "") -> bool:
-    """One product; True where its activation is already applied."""
-    n_in, n_out = weight.shape
-    wide, deep = n_out >= ckernels.WIDE, n_in >= ckernels.DEEP
-    kind = "wide" if wide else "narrow" if deep else "small"
-    body.used.add(kind)
-    body.constant(f"weight_{name}", weight if wide else weight.T)
-    body.constant(f"bias_{name}", bias)
-    relu = f", {int(activation == 'relu')}" if wide else ""
-    body.add(f"@p_dense_{kind}(weight_{name}, bias_{name}, {x}, {y}, {n_in}, {n_out}{relu});")
-    return wide and activation == "relu"
-
-
-def _action(head: Head, body: _Body) -> None:
+def _action(head: Head, body: Body) -> None:
     n = action_count(head)
     starts = head.start or (0,) * n
     if any(not -(2**31) <= s < 2**31 - max(head.sizes) for s in starts):
@@ -198,7 +135,7 @@ def _action(head: Head, body: _Body) -> None:
             body.add(f"for (i = 0; i < {n}; i++)", "    action[i] = @p_clip(params[i], low[i], high[i]);")
 
 
-def _bounds(head: Head, body: _Body) -> None:
+def _bounds(head: Head, body: Body) -> None:
     n = sum(head.sizes)
     body.constant("low", np.array(head.low or [-np.inf] * n, np.float32))
     body.constant("high", np.array(head.high or [np.inf] * n, np.float32))
@@ -208,19 +145,22 @@ def _bounds(head: Head, body: _Body) -> None:
 # ---------------------------------------------------------------- the two files
 
 
-def _header(blueprint: Blueprint) -> str:
+def _header(blueprint: Blueprint, body: Body) -> str:
     head = blueprint.head
+    carried = _carried(blueprint)
+    scratch = sum(body.placed()[1].values())
+    members = "".join(f"    {m};\n" for m in carried + [f"float scratch[{scratch}]"] * bool(scratch))
     return f"""#ifndef @P_POLICY_H
 #define @P_POLICY_H
 #include <stdint.h>
 
-#define @P_OBS {spaces.flat_size(blueprint.spec.observation_space, input_view(blueprint.view))}
+#define @P_OBS {spaces.input_size(blueprint.spec.observation_space, blueprint.view)}
 #define @P_PARAMS {head.width}
 #define @P_ACTIONS {action_count(head)}
-
+{f"#define @P_SCRATCH {scratch}" if scratch else ""}
 typedef {"int32_t" if head.discrete else "float"} @p_action;
 typedef struct {{
-{_members(blueprint)}}} @p_state;
+{members or "    char unused;" + chr(10)}}} @p_state;
 
 #ifdef __cplusplus
 extern "C" {{
@@ -236,16 +176,20 @@ void @p_step(@p_state *memory, const float *obs, float *params, @p_action *actio
 """
 
 
-def _members(blueprint: Blueprint) -> str:
+def _carried(blueprint: Blueprint) -> list[str]:
+    """The members of the state that are carried from step to step."""
     members = []
     if (history := blueprint.view.history) > 1:
         size = spaces.flat_size(blueprint.spec.observation_space, blueprint.view)
         members += [f"float history[{(history - 1) * size}]", "int32_t fresh"]
-    members += [f"float gru{i}[{x.size}]" for i, x in enumerate(blueprint.layers) if isinstance(x, Gru)]
-    return "".join(f"    {m};\n" for m in members or ["char unused"])
+    return members + [f"float {_member(name)}[{size}]" for name, size in memory_of(blueprint.layers)]
 
 
-def _source(blueprint: Blueprint, body: _Body) -> str:
+def _member(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _source(blueprint: Blueprint, body: Body) -> str:
     unbounded = any("INFINITY" in c for c in body.constants)
     parts = [
         '#include "policy.h"\n',
@@ -253,40 +197,42 @@ def _source(blueprint: Blueprint, body: _Body) -> str:
         ckernels.library(body.used),
         "\n",
         *body.constants,
-        _function("reset", "@p_state *memory", _reset_lines(blueprint)),
+        _function("reset", "@p_state *memory", _reset_lines(blueprint, body)),
         _function("step", "@p_state *memory, const float *obs, float *params, @p_action *action", _step_lines(body)),
     ]
     return "".join(parts)
 
 
 def _function(name: str, parameters: str, lines: list[str]) -> str:
-    loops = ["int i;"] if any("i++" in line for line in lines) else []
+    counters = sorted(set(re.findall(r"for \((\w+) = 0;", "\n".join(lines))))
+    loops = [f"int {', '.join(counters)};"] if counters else []
     return f"\nvoid @p_{name}({parameters})\n{{\n" + "".join(f"    {line}\n" for line in loops + lines) + "}\n"
 
 
-def _reset_lines(blueprint: Blueprint) -> list[str]:
+def _reset_lines(blueprint: Blueprint, body: Body) -> list[str]:
     lines = ["memory->fresh = 1;"] if blueprint.view.history > 1 else []
-    for i, layer in enumerate(blueprint.layers):
-        if isinstance(layer, Gru):
-            lines += [f"for (i = 0; i < {layer.size}; i++)", f"    memory->gru{i}[i] = 0.0f;"]
-    return lines or ["memory->unused = 0;"]
+    for name, size in memory_of(blueprint.layers):
+        lines += [f"for (i = 0; i < {size}; i++)", f"    memory->{_member(name)}[i] = 0.0f;"]
+    return lines or ["(void)memory;" if body.placed()[1] else "memory->unused = 0;"]
 
 
-def _step_lines(body: _Body) -> list[str]:
-    uses = "\n".join(body.lines)
-    buffers = [
-        f"@P_ALIGNED float {name}[{body.widest}];"
-        for name in ("x", "y", "from_x", "from_h")
-        if re.search(rf"\b(?<!>){name}\b", uses)
-    ]
-    return buffers + ([] if "memory->" in uses else ["(void)memory;"]) + body.lines
+def _step_lines(body: Body) -> list[str]:
+    stack, scratch = body.placed()
+    vectors = [f"@P_ALIGNED float {name}[{size}];" for name, size in stack.items()]
+    begin = 0
+    for name, size in scratch.items():
+        vectors.append(f"float *const {name} = memory->scratch{f' + {begin}' if begin else ''};")
+        begin += size
+    unused = not scratch and not any("memory->" in line for line in body.lines)
+    return vectors + ["(void)memory;"] * unused + body.lines
 
 
-def _comment(blueprint: Blueprint) -> str:
+def _comment(blueprint: Blueprint, body: Body) -> str:
     parts = [
         f" *   {p['offset']} to {p['offset'] + p['count'] - 1}: {p['kind']} {comment_text(p['key'])}".rstrip()
-        for p in input_layout(blueprint.spec.observation_space, blueprint.view.keys)[:64]
+        for p in input_layout(blueprint.spec.observation_space, blueprint.view)[:64]
     ]
+    scratch = [f"{name} ({4 * size} bytes)" for name, size in body.placed()[1].items()]
     return "\n".join(
         [
             f"/* Policy {comment_text(blueprint.name)} for {comment_text(blueprint.spec.name)}, written by Limbeck.",
@@ -295,6 +241,7 @@ def _comment(blueprint: Blueprint) -> str:
             *parts,
             " * Action: executed, that is offset, clipped, squashed and scaled as the environment wants it.",
             " * Numbers that are not finite: nothing crashes, discrete actions stay in range, continuous ones may be NaN.",
+            *[f" * The state also holds vectors too long for a small stack: {', '.join(scratch)}."] * bool(scratch),
             " */\n",
         ]
     )

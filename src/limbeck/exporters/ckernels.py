@@ -7,6 +7,8 @@ over float, GCC and Clang on SIMD machines see the same loops over vectors; the 
 
 from __future__ import annotations
 
+from limbeck.exporters import cimages
+
 WIDE = 16  # outputs from which a layer is computed over blocks of outputs, [in][out]
 DEEP = 16  # inputs from which a narrower layer is computed in 16 partial sums, [out][in]
 
@@ -87,6 +89,44 @@ static void @p_gru(const float *from_x, const float *from_h, float *h, int n)
 }
 """
 
+_LSTM = """
+/* c' = f c + i g and h' = o tanh(c') from the gates' inputs, [input | forget | cell | output] */
+static void @p_lstm(const float *gates, float *h, float *c, int n)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        const float enter = 1.0f / (1.0f + expf(-gates[i]));
+        const float keep = 1.0f / (1.0f + expf(-gates[n + i]));
+        const float leave = 1.0f / (1.0f + expf(-gates[3 * n + i]));
+        c[i] = keep * c[i] + enter * tanhf(gates[2 * n + i]);
+        h[i] = leave * tanhf(c[i]);
+    }
+}
+"""
+
+_NORM = """
+/* y = (x - mean) / sqrt(variance + epsilon) * w + b, sums in 8 parts */
+static float @p_mean(const float *x, float centre, int n, int squared)
+{
+    float t[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    int i;
+    for (i = 0; i < n; i++) {
+        const float v = x[i] - centre;
+        t[i % 8] += squared ? v * v : v;
+    }
+    return (((t[0] + t[4]) + (t[1] + t[5])) + ((t[2] + t[6]) + (t[3] + t[7]))) / (float)n;
+}
+
+static void @p_norm(const float *w, const float *b, const float *x, float *y, int n, float epsilon)
+{
+    const float mean = @p_mean(x, 0.0f, n, 0);
+    const float spread = sqrtf(@p_mean(x, mean, n, 1) + epsilon);
+    int i;
+    for (i = 0; i < n; i++)
+        y[i] = (x[i] - mean) / spread * w[i] + b[i];
+}
+"""
+
 _ARGMAX = """
 /* index of the first greatest number; always in 0 .. n - 1, NaN or not */
 static int32_t @p_argmax(const float *v, int n)
@@ -116,17 +156,23 @@ ACTIVATIONS = {  # of one number v; comparisons are written so that NaN passes
     "gelu": "0.5f * v * (1.0f + erff(v * 0.70710678f))",
     "silu": "v / (1.0f + expf(-v))",
     "hardtanh": "v < -1.0f ? -1.0f : (v > 1.0f ? 1.0f : v)",
+    "softplus": "v > 0.0f ? v + log1pf(expf(-v)) : log1pf(expf(v))",
+    "half_log": "0.5f * logf(v)",  # of a variance, for state-dependent exploration
 }
-LIBM = frozenset({"tanh", "sigmoid", "elu", "gelu", "silu", "gru", "squash"})
+LIBM = frozenset({"tanh", "sigmoid", "elu", "gelu", "silu", "softplus", "half_log", "gru", "lstm", "norm", "squash"})
 
 
 def library(used: set[str]) -> str:
-    """The routines named in `used`: wide, narrow, small, gru, argmax, clip, and the activations."""
-    fixed = {"narrow": _NARROW, "small": _SMALL, "gru": _GRU, "argmax": _ARGMAX, "clip": _CLIP}
-    parts = [_VECTORS, _wide()] if "wide" in used else [_VECTORS]
+    """The routines named in `used`: wide, narrow, small, conv, pool_max, pool_mean, gru, lstm, norm, argmax, clip, and
+    the activations."""
+    fixed = {"narrow": _NARROW, "small": _SMALL, "gru": _GRU, "lstm": _LSTM, "norm": _NORM}
+    fixed |= {"argmax": _ARGMAX, "clip": _CLIP}
+    parts = [_VECTORS if used & {"wide", "narrow", "conv"} else "#define @P_ALIGNED\n"]
+    parts += [_wide()] if "wide" in used else []
+    parts += [cimages.routines(used)]
     parts += [text for name, text in fixed.items() if name in used]
     parts += [_activation(name) for name in ACTIVATIONS if name in used]
-    return "".join(parts) if used & {"wide", "narrow"} else f"#define @P_ALIGNED\n{''.join(parts[1:])}"
+    return "".join(parts)
 
 
 def _activation(name: str) -> str:

@@ -1,7 +1,7 @@
 """contract.json: everything somebody needs to feed an artefact and to read its answer, and the card that says it in words.
 
-Also the one description of the artefact's input: the flat observation [O] of the view's keys, in the view's order,
-one-hot where a part is discrete. `indices`, normaliser and history are inside the artefact.
+Also the one description of the artefact's input: the flat observation of the view's keys, in the view's order, one-hot
+where a part is discrete, then the action mask. `indices`, normaliser and history are inside the artefact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from limbeck import blueprints, spaces, storage
-from limbeck.contracts import Blueprint, Dense, Gru, Head, Spec, View
+from limbeck.contracts import Blueprint, Head, Layer, Spec, View, layer_arrays, memory_of
 from limbeck.errors import InputError, printable
 
 FORMAT = "limbeck-artifact-1"
@@ -31,7 +31,7 @@ class Contract:
 
     spec: Spec
     head: Head
-    keys: tuple[str, ...] | None
+    view: View
     targets: tuple[str, ...]
 
 
@@ -39,25 +39,30 @@ class Contract:
 
 
 def input_view(view: View) -> View:
-    """The part of a view that the caller applies: the keys. The rest is inside the artefact."""
-    return View(keys=view.keys)
+    """The part of a view that the caller applies: the keys, and the mask after them. The rest is inside the artefact."""
+    return View(keys=view.keys, mask=view.mask)
 
 
-def input_layout(space: gym.Space[Any], keys: tuple[str, ...] | None) -> list[dict[str, Any]]:
-    """The parts of the flat input in order: key, offset, count, kind ("numbers" or "one-hot"), and bounds or start.
+def input_layout(space: gym.Space[Any], view: View) -> list[dict[str, Any]]:
+    """The parts of the flat input in order: key, offset, count, kind, and bounds or start.
 
-    >>> input_layout(gym.spaces.Discrete(3, start=1), None)
+    Kinds: "numbers", "one-hot", and at the end "action mask" (1 allowed, 0 not).
+
+    >>> input_layout(gym.spaces.Discrete(3, start=1), View())
     [{'key': '', 'offset': 0, 'count': 3, 'kind': 'one-hot', 'start': 1}]
     """
     if isinstance(space, gym.spaces.Dict):
-        parts = [(key, space[key]) for key in (keys if keys is not None else sorted(space.spaces))]
+        keys = view.keys if view.keys is not None else sorted(k for k in space.spaces if k != view.mask)
+        parts = [(key, entry) for key in keys for entry in _entries(space[key])]
+        if view.mask is not None:
+            size = spaces.flat_size(space, View(keys=(view.mask,)))
+            parts.append((view.mask, {"count": size, "kind": "action mask"}))
     else:
-        parts = [("", space)]
+        parts = [("", entry) for entry in _entries(space)]
     rows: list[dict[str, Any]] = []
-    for key, part in parts:
-        for entry in _entries(part):
-            offset = rows[-1]["offset"] + rows[-1]["count"] if rows else 0
-            rows.append({"key": key, "offset": offset, **entry})
+    for key, entry in parts:
+        offset = rows[-1]["offset"] + rows[-1]["count"] if rows else 0
+        rows.append({"key": key, "offset": offset, **entry})
     return rows
 
 
@@ -90,7 +95,7 @@ def action_count(head: Head) -> int:
 def check_exportable(blueprint: Blueprint) -> None:
     """Refuse policies whose numbers or shapes are wrong, before anything is written."""
     blueprints.check(blueprint)
-    arrays = [a for layer in blueprint.layers for a in vars(layer).values() if isinstance(a, np.ndarray)]
+    arrays = [a for layer in blueprint.layers for a in layer_arrays(layer)]
     if blueprint.normaliser is not None:
         arrays += [blueprint.normaliser.mean, blueprint.normaliser.scale]
     if not all(np.isfinite(a).all() for a in arrays):
@@ -122,15 +127,17 @@ def describe(blueprint: Blueprint, targets: tuple[str, ...], meta: Mapping[str, 
         "limbeck": version("limbeck"),
         "name": blueprint.name,
         "task": blueprint.spec.name,
+        "agents": blueprint.spec.agents,
         "targets": list(targets),
         "meta": storage.plain(meta),
         "input": {
             "name": "obs",
             "dtype": "float32",
-            "size": spaces.flat_size(space, input_view(view)),
-            "parts": input_layout(space, view.keys),
+            "size": spaces.input_size(space, view),
+            "parts": input_layout(space, view),
             "indices": None if view.indices is None else list(view.indices),
             "history": view.history,
+            "padding": view.padding,
             "normaliser": None if norm is None else {"mean": norm.mean, "scale": norm.scale, "clip": norm.clip},
         },
         "output": {
@@ -143,23 +150,24 @@ def describe(blueprint: Blueprint, targets: tuple[str, ...], meta: Mapping[str, 
             "clip": not head.discrete and any(map(math.isfinite, (*head.low, *head.high))),
         },
         "memory": {
-            "kind": [*["history"] * (view.history > 1), *["gru"] * any(isinstance(x, Gru) for x in blueprint.layers)],
-            "reset": "before the first observation of every episode; that observation fills the history, hidden states are 0",
+            "kind": [*["history"] * (view.history > 1), *(name for name, _ in memory_of(blueprint.layers))],
+            "reset": f"before the first observation of every episode; {_PADDING[view.padding]}, hidden states are 0",
         },
         "network": [_layer_words(layer) for layer in blueprint.layers],
         "parameters": blueprint.parameters,
         "multiply_adds": blueprint.multiply_adds,
         "head": blueprints.head_to_json(head),
-        "view": {"keys": view.keys, "indices": view.indices, "history": view.history},
+        "view": blueprints.view_to_json(view),
         "observation_space": spaces.to_json(space),
         "action_space": spaces.to_json(blueprint.spec.action_space),
     }
 
 
-def _layer_words(layer: Dense | Gru) -> str:
-    if isinstance(layer, Dense):
-        return f"dense {layer.weight.shape[0]}x{layer.weight.shape[1]} {layer.activation}"
-    return f"gru {layer.weight_x.shape[0]}x{layer.size}"
+_PADDING = {"first": "that observation fills the history", "zero": "the history holds zeros"}
+
+
+def _layer_words(layer: Layer) -> str:
+    return f"{layer.kind} {layer.inputs}x{layer.outputs} {getattr(layer, 'activation', '')}".rstrip()
 
 
 def read(folder: Path) -> Contract:
@@ -173,12 +181,15 @@ def read(folder: Path) -> Contract:
                 f"{folder} was written in format {printable(data['format'])}, this version reads {FORMAT}. Update limbeck."
             )
         spec = Spec(
-            spaces.from_json(data["observation_space"]), spaces.from_json(data["action_space"]), str(data["task"])
+            spaces.from_json(data["observation_space"]),
+            spaces.from_json(data["action_space"]),
+            str(data["task"]),
+            int(data.get("agents", 1)),
         )
-        keys = data["view"]["keys"]
-        head = blueprints.head_from_json(data["head"])
-        return Contract(spec, head, None if keys is None else tuple(keys), tuple(data["targets"]))
-    except (KeyError, TypeError, ValueError) as error:
+        head, view = blueprints.head_from_json(data["head"]), blueprints.view_from_json(data["view"])
+        spaces.check_view(spec.observation_space, view)
+        return Contract(spec, head, view, tuple(map(str, data["targets"])))
+    except blueprints.DAMAGE as error:
         raise InputError(
             f"{folder / CONTRACT} is damaged: {type(error).__name__} {printable(error)}. Export the policy again."
         ) from error
@@ -196,11 +207,12 @@ _USES = {
     limbeck_reset(&memory);                     /* at every episode's start */
     limbeck_step(&memory, obs, params, action); /* obs: LIMBECK_OBS floats */
 
-Compile with `cc -O2 -c policy.c` (add `-lm` when linking). Numbers that are not finite: nothing crashes, discrete
+Compile with `cc -O2 -c policy.c` (add `-lm` when linking). `limbeck_state` holds the memory and, for large networks,
+vectors too long for a small stack (policy.h names them): keep it off the stack there. Numbers that are not finite: nothing crashes, discrete
 actions stay in their range, continuous actions may be NaN: test `action[i] != action[i]` where sensors can fail.
 """,
     "onnx": """## ONNX
-`onnx/policy.onnx`, opset 17. Inputs `obs` [N, O]; with memory also `first` [N] (true where an episode begins) and
+`onnx/policy.onnx`, opset 17. Inputs `obs` [N, I]; with memory also `first` [N] (true where an episode begins) and
 `state_*`, to be fed back from the outputs `state_*_next`. Outputs `action` (executed) and `params`.
 """,
     "numpy": """## numpy
@@ -211,19 +223,21 @@ actions stay in their range, continuous actions may be NaN: test `action[i] != a
 
 def _card(blueprint: Blueprint, described: Mapping[str, Any]) -> str:
     rows = "".join(_part_row(part) for part in described["input"]["parts"])
+    masked = blueprint.view.mask is not None
     uses = "\n".join(_USES[target] for target in described["targets"] if target in _USES)
     return f"""# {_words(blueprint.name)} for {_words(blueprint.spec.name)}
 
 {blueprint.parameters:,} parameters, {blueprint.multiply_adds:,} multiply-adds per step, head `{_words(blueprint.head.kind)}`,
 deterministic. The normaliser, history, clipping and scaling are inside; the action is the executed one.
 
-Input: {described["input"]["size"]} float32 numbers.
+Input: {described["input"]["size"]} float32 numbers{", the action mask last (1 allowed, 0 not)" * masked}.
 
 | key | from | count | kind |
 |---|---|---|---|
 {rows}
 {uses}
-`golden.safetensors` holds inputs and answers from visited states, resets included; `limbeck check FOLDER` replays them.
+`golden.safetensors` holds inputs and answers from visited states, resets included (of images the observations
+only: flatten them); `limbeck check FOLDER` replays them.
 `contract.json` states everything above for machines; `manifest.json` holds the SHA-256 of every file.
 """
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,8 @@ from limbeck.contracts import Array, Floats, Head, Observation, Policy, Spec, Ta
 from limbeck.errors import InputError, printable
 
 TOLERANCE = 1e-5
+MOST_BYTES = 2**20  # of observations that are kept, and again of inputs: images get fewer rows
+FEWEST_ROWS = 32
 CLOSE_CALL = 1e-4
 FILE = "golden.safetensors"
 
@@ -50,7 +53,11 @@ class Comparison:
 
 
 def record(policy: Policy, task: Task, run_seed: int, steps: int) -> Golden:
-    """About `steps` rows of visited states from two episodes or more, so that a reset lies inside."""
+    """About `steps` rows of visited states from two episodes or more, so that a reset lies inside.
+
+    Fewer, but FEWEST_ROWS or more of those asked for, where observations are so long that they pass MOST_BYTES.
+    """
+    steps = min(steps, max(MOST_BYTES // row_bytes(task.spec.observation_space), FEWEST_ROWS))
     share = max(steps // 2, 1)
     episodes: list[tuple[Observation, int]] = []
     played = rows = index = 0
@@ -58,7 +65,7 @@ def record(policy: Policy, task: Task, run_seed: int, steps: int) -> Golden:
         count = max(2, index)  # doubling: few environments are built where episodes are short
         seeds = [seeding.episode_seed(run_seed, "golden", index + i) for i in range(count)]
         index += count
-        for obs, length in _visited(policy, task, seeds, run_seed):
+        for obs, length in _visited(policy, task, seeds, run_seed, share):
             played += length
             kept = min(length, share, max(steps - rows, 1))
             if rows < steps or len(episodes) < 2:
@@ -69,16 +76,28 @@ def record(policy: Policy, task: Task, run_seed: int, steps: int) -> Golden:
     return label(policy, _join([obs for obs, _ in episodes]), first, played)
 
 
-def _visited(policy: Policy, task: Task, seeds: list[int], run_seed: int) -> list[tuple[Observation, int]]:
-    """The observations of each seed's episode, in the order of the seeds, and its length."""
+def row_bytes(space: gym.Space[Any]) -> int:
+    """Bytes of one observation as it is kept."""
+    if isinstance(space, gym.spaces.Dict):
+        return sum(row_bytes(part) for part in space.spaces.values())
+    shape = space.shape or ()
+    return max(int(np.prod(shape, dtype=np.int64)), 1) * (space.dtype.itemsize if space.dtype is not None else 8)
+
+
+def _visited(policy: Policy, task: Task, seeds: list[int], run_seed: int, share: int) -> list[tuple[Observation, int]]:
+    """The first `share` observations of each seed's episode, in the order of the seeds, and its length."""
     seen: list[list[Observation]] = [[] for _ in seeds]
+    lengths = [0] * len(seeds)
 
     def watch(frame: rollout.Frame) -> None:
         for row in np.flatnonzero(frame.alive):
-            seen[frame.indices[row]].append(tasks.copy_observation(tasks.take_rows(frame.obs, slice(row, row + 1))))
+            episode = frame.indices[row]
+            lengths[episode] += 1
+            if lengths[episode] <= share:
+                seen[episode].append(tasks.copy_observation(tasks.take_rows(frame.obs, slice(row, row + 1))))
 
     rollout.play(policy, task, seeds, run_seed=run_seed, slots=1, watch=watch)
-    return [(_join(rows), len(rows)) for rows in seen]
+    return [(_join(rows), length) for rows, length in zip(seen, lengths, strict=True)]
 
 
 def _join(parts: list[Observation]) -> Observation:
@@ -152,11 +171,15 @@ def close_calls(head: Head, params: Floats) -> NDArray[np.bool_]:
 # ---------------------------------------------------------------- on disk
 
 
-def save(golden: Golden, path: Path, spec: Spec, keys: tuple[str, ...] | None) -> None:
-    """Raw observations by path, and `input` [N, O]: the flat numbers that the artefact takes."""
+def save(golden: Golden, path: Path, spec: Spec, view: View) -> None:
+    """Raw observations by path, and `input` [N, I]: the flat numbers that the artefact takes.
+
+    `input` is left out where it would pass MOST_BYTES (images): the contract says how it is made from `obs`.
+    """
     raw = golden.obs if isinstance(golden.obs, dict) else {"": golden.obs}
     arrays: dict[str, Array] = {f"obs/{key}": np.asarray(value) for key, value in raw.items()}
-    arrays["input"] = spaces.flatten(golden.obs, spec.observation_space, View(keys=keys))
+    if 4 * golden.rows * spaces.input_size(spec.observation_space, view) <= MOST_BYTES:
+        arrays["input"] = spaces.input_rows(golden.obs, spec.observation_space, view)
     arrays |= {"first": golden.first, "params": golden.params, "actions": golden.actions}
     storage.write_arrays(path, arrays, {"env_steps": str(golden.env_steps)})
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from limbeck.contracts import Head, HeadKind, LossEntry
 from limbeck.errors import InputError, unknown
-from limbeck.losses import gaussian, policy, q
+from limbeck.losses import gaussian, policy, q, weights
+
+__all__ = ["AUTO", "LOSSES", "choose", "gaussian", "policy", "q", "student_head", "weights"]
 
 LOSSES: dict[str, LossEntry] = {**policy.LOSSES, **q.LOSSES, **gaussian.LOSSES}
 AUTO: dict[HeadKind, str] = {

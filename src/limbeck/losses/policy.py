@@ -41,18 +41,50 @@ def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-2)
 
 
-def cross_entropy_hard(student: torch.Tensor, labels: Labels, head: Head) -> torch.Tensor:
-    """-log q(y) for the hard label labels["hard"] [B]: the task's own answer, one categorical choice.
+def kd(student: torch.Tensor, labels: Labels, head: Head) -> torch.Tensor:
+    """tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)), Hinton et al. 2015 (arXiv:1503.02531), tau in labels["temperature"].
 
-    Not a divergence: at equality it is -log p(y). student [..., A] -> [..., B].
+    The logits are divided, on both sides, never the probabilities; tau^2 keeps the gradient's size, whatever tau is.
+    student [..., A] logits, labels["params"] [B, A] logits or Q-values -> [..., B], never negative.
+
+    >>> import torch
+    >>> teacher, student = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> round(kd(student, {"params": teacher, "temperature": torch.tensor(2.0)}, Head("categorical", (2,))).item(), 4)
+    0.4438
+    """
+    teacher, tau = check_rows(student, labels["params"]), labels["temperature"]
+    return tau**2 * _categorical(teacher / tau, student / tau)
+
+
+def cross_entropy_hard(student: torch.Tensor, labels: Labels, head: Head) -> torch.Tensor:
+    """-log q(y) for the hard label y = labels["hard"], the task's own answer, summed over independent choices.
+
+    One choice: y [B] indices; several: y [B, m] indices; labels of 0 or 1 (bernoulli): y [B, L], the binary
+    cross-entropy of each. Not a divergence: at equality it is -log p(y). student [..., W] -> [..., B].
     """
     check_rows(student, labels["params"])
+    hard = labels["hard"]
+    if head.kind == "bernoulli":
+        on = check_rows(student, hard).to(student.dtype)
+        return -(on * functional.logsigmoid(student) + (1 - on) * functional.logsigmoid(-student)).sum(-1)
+    if head.kind == "multicategorical":
+        if hard.shape[-1:] != (len(head.sizes),):
+            raise ValueError(f"hard labels of shape {tuple(hard.shape)} do not fit {len(head.sizes)} choices")
+        groups = torch.split(student, list(head.sizes), -1)
+        return torch.stack([_surprise(rows, hard[..., i]) for i, rows in enumerate(groups)]).sum(0)
+    return _surprise(student, hard)
+
+
+def _surprise(student: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
     log_q = functional.log_softmax(student, -1)
-    index = labels["hard"].expand(log_q.shape[:-1]).unsqueeze(-1)
+    index = hard.expand(log_q.shape[:-1]).unsqueeze(-1)
     return -log_q.gather(-1, index).squeeze(-1)
 
 
 LOSSES = {
     "kl": LossEntry(kl_forward, "point", frozenset({"logits"}), ("categorical", "multicategorical", "bernoulli"), True),
-    "cross_entropy": LossEntry(cross_entropy_hard, "point", frozenset({"hard"}), ("categorical", "q"), False),
+    "kd": LossEntry(kd, "point", frozenset({"logits", "temperature"}), ("categorical", "q"), True),
+    "cross_entropy": LossEntry(
+        cross_entropy_hard, "point", frozenset({"hard"}), ("categorical", "q", "bernoulli", "multicategorical"), False
+    ),
 }

@@ -5,23 +5,34 @@ eprocess holds the statistics, returns the claims, cache what several proofs sha
 """
 
 from limbeck.proof.agreement import Fidelity, fidelity
+from limbeck.proof.blindness import Blindness
+from limbeck.proof.blindness import measure as blindness_of
+from limbeck.proof.blindness import sentence as gap_in_words
 from limbeck.proof.bounding import bounds_for
 from limbeck.proof.cache import ReturnCache
 from limbeck.proof.planning import plan
 from limbeck.proof.proving import Contender, FamilyVerdict, prove, prove_family
 from limbeck.proof.returns import Triples, retention, retention_interval
 from limbeck.proof.timing import latency, latency_of
+from limbeck.proof.unproved import NO_ENVIRONMENT, NO_PLAYER, Measured, measure
 
 __all__ = [
+    "NO_ENVIRONMENT",
+    "NO_PLAYER",
+    "Blindness",
     "Contender",
     "FamilyVerdict",
     "Fidelity",
+    "Measured",
     "ReturnCache",
     "Triples",
+    "blindness_of",
     "bounds_for",
     "fidelity",
+    "gap_in_words",
     "latency",
     "latency_of",
+    "measure",
     "plan",
     "prove",
     "prove_family",

@@ -62,6 +62,7 @@ def render(folder: Path) -> str:
         notice=notice,
         unplotted=_unplotted(result, metrics),
         teacher=_teacher(result),
+        scores=_scores(result),
         bill=_bill(result),
         video=_video(folder),
         reproduce=_reproduce(result, folder),
@@ -295,6 +296,16 @@ def _evaluation(name: str, evaluation: Evaluation, better: bool) -> dict[str, An
         "episodes": words.count(evaluation.episodes),
         "steps": words.count(evaluation.env_steps),
     }
+
+
+def _scores(result: RunResult) -> list[dict[str, Any]]:
+    """Accuracy and macro-F1 on a labelled set: one row per policy, none for other tasks."""
+    rows = []
+    for name, rates in result.scores.items():
+        told = {key: f"{100 * r.value:.1f} % ({100 * r.low:.1f} to {100 * r.high:.1f})" for key, r in rates.items()}
+        several = rates["exact"].value != rates["accuracy"].value
+        rows.append({"name": words.public(name, 60), "rows": rates["accuracy"].rows, "several": several, **told})
+    return rows
 
 
 def _bill(result: RunResult) -> dict[str, Any]:

@@ -13,6 +13,13 @@ from typing import Any
 DRIVER = r"""
 #include "policy.c"
 #include <stddef.h>
+#include <string.h>
+
+#ifdef @P_SCRATCH /* at the end of the state, of no use after a step */
+#define CARRIED offsetof(@p_state, scratch)
+#else
+#define CARRIED sizeof(@p_state)
+#endif
 
 typedef struct {
     @p_state memory;
@@ -28,26 +35,31 @@ void driver_sizes(int *sizes)
     sizes[3] = (int)sizeof(@p_state);
     sizes[4] = (int)sizeof(session);
     sizes[5] = (int)offsetof(session, action);
+    sizes[6] = (int)CARRIED;
 }
 
-void driver_reset(int rows, @p_state *memory)
+/* one is room for a state; memory is what rows states carry, side by side, or null */
+void driver_reset(int rows, @p_state *one, char *memory)
 {
     int i;
+    @p_reset(one);
     for (i = 0; i < rows; i++)
-        @p_reset(memory + i);
+        memcpy(memory + i * CARRIED, one, CARRIED);
 }
 
-void driver_batch(int rows, const float *obs, const unsigned char *first, @p_state *memory, float *params,
+void driver_batch(int rows, const float *obs, const unsigned char *first, @p_state *one, char *memory, float *params,
                   @p_action *action)
 {
-    @p_state none;
     int i;
-    @p_reset(&none);
+    @p_reset(one);
     for (i = 0; i < rows; i++) {
-        @p_state *own = memory ? memory + i : &none;
+        if (memory)
+            memcpy(one, memory + i * CARRIED, CARRIED);
         if (first[i])
-            @p_reset(own);
-        @p_step(own, obs + (ptrdiff_t)i * @P_OBS, params + (ptrdiff_t)i * @P_PARAMS, action + (ptrdiff_t)i * @P_ACTIONS);
+            @p_reset(one);
+        @p_step(one, obs + (ptrdiff_t)i * @P_OBS, params + (ptrdiff_t)i * @P_PARAMS, action + (ptrdiff_t)i * @P_ACTIONS);
+        if (memory)
+            memcpy(memory + i * CARRIED, one, CARRIED);
     }
 }
 

@@ -32,6 +32,7 @@ BASE_FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
 NATIVE_FLAGS = ("-std=c99", "-O2", "-march=native", "-ffp-contract=fast")
 LINK_FLAGS = ("-shared", "-fPIC")
 COMPILE_SECONDS = 300
+LONG_CONSTANT = re.compile(r"= \{\n[^}]{200000,}\};")
 
 
 # ---------------------------------------------------------------- the compiler
@@ -80,19 +81,23 @@ def run_compiler(arguments: list[str]) -> None:
 def object_size(folder: Path) -> int | None:
     """Bytes of code and constants that policy.c occupies when compiled for size; None without a compiler.
 
-    Read from the section table of an ELF object; other object formats count as the file's size.
+    Read from the section table of an ELF object; other object formats count as the file's size. Long constants are
+    compiled by their length alone: a compiler takes seconds over a million numbers.
     """
     if find_compiler() is None:
         return None
     with tempfile.TemporaryDirectory(prefix="limbeck-") as build:
         target = Path(build) / "policy.o"
+        source = (folder / "policy.c").read_text()
+        storage.write_text(Path(build) / "policy.h", (folder / "policy.h").read_text())
+        storage.write_text(Path(build) / "policy.c", LONG_CONSTANT.sub("= {1};", source))
         run_compiler(
             [
                 "-std=c99",
                 "-Os",
                 "-fno-asynchronous-unwind-tables",
                 "-c",
-                str((folder / "policy.c").resolve()),
+                str(Path(build) / "policy.c"),
                 "-o",
                 str(target),
             ]
@@ -126,10 +131,11 @@ class Library:
     obs: int  # O
     params: int  # W
     actions: int  # A
-    state_bytes: int
+    state_bytes: int  # of the whole state, the scratch of long vectors included
+    carried_bytes: int  # of the part of it that is memory
     memoryless: bool
-    reset: Callable[..., None]  # (rows, memory)
-    batch: Callable[..., None]  # (rows, obs, first, memory, params, actions)
+    reset: Callable[..., None]  # (rows, one, memory)
+    batch: Callable[..., None]  # (rows, obs, first, one, memory, params, actions)
     method: MethodDef
     session_bytes: int
     action_offset: int  # of the action inside a session
@@ -169,15 +175,15 @@ def _build(texts: tuple[str, str], native: bool, command: tuple[str, ...]) -> Li
 
 
 def _describe(library: ctypes.CDLL) -> Library:
-    sizes = (ctypes.c_int * 6)()
+    sizes = (ctypes.c_int * 7)()
     library.driver_sizes(sizes)
-    library.driver_reset.argtypes = [ctypes.c_int, ctypes.c_void_p]
-    library.driver_batch.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 5]
+    library.driver_reset.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2]
+    library.driver_batch.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 6]
     library.driver_reset.restype = library.driver_batch.restype = None
     return Library(
-        obs=sizes[0], params=sizes[1], actions=sizes[2], state_bytes=sizes[3], memoryless=sizes[3] == 1,
-        reset=library.driver_reset, batch=library.driver_batch, method=bind_python(library),
-        session_bytes=sizes[4], action_offset=sizes[5],
+        obs=sizes[0], params=sizes[1], actions=sizes[2], state_bytes=sizes[3],
+        carried_bytes=sizes[6], memoryless=sizes[6] <= 1, reset=library.driver_reset, batch=library.driver_batch,
+        method=bind_python(library), session_bytes=sizes[4], action_offset=sizes[5],
     )  # fmt: skip
 
 
@@ -190,14 +196,14 @@ class CPolicy:
     `action` of its output is the executed action that the C code itself chose.
     """
 
-    def __init__(self, library: Library, spec: Spec, head: Head, keys: tuple[str, ...] | None = None) -> None:
-        self.library, self.spec, self.head = library, spec, head
-        self._view = View(keys=keys)
+    def __init__(self, library: Library, spec: Spec, head: Head, view: View = View()) -> None:
+        self.library, self.spec, self.head, self._view = library, spec, head, view
         self._action_type = np.int32 if head.discrete else np.float32
-        if library.params != head.width or library.obs != spaces.flat_size(spec.observation_space, self._view):
+        wanted = spaces.input_size(spec.observation_space, view)
+        if library.params != head.width or library.obs != wanted:
             raise InputError(
                 f"policy.c takes {library.obs} numbers and gives {library.params}; its contract says "
-                f"{spaces.flat_size(spec.observation_space, self._view)} and {head.width}. Export the policy again."
+                f"{wanted} and {head.width}. Export the policy again."
             )
         self._session = bytearray(library.session_bytes)
         self._session_address = ctypes.addressof(ctypes.c_char.from_buffer(self._session))
@@ -210,15 +216,16 @@ class CPolicy:
     def initial_state(self, batch: int) -> State:
         if self.library.memoryless:
             return {}
-        memory = np.zeros((batch, self.library.state_bytes), np.uint8)
-        self.library.reset(batch, memory.ctypes.data)
+        memory = np.zeros((batch, self.library.carried_bytes), np.uint8)
+        one = np.zeros(self.library.state_bytes, np.uint8)
+        self.library.reset(batch, one.ctypes.data, memory.ctypes.data)
         return {"memory": memory}
 
     def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
-        return self.on_flat(spaces.flatten(obs, self.spec.observation_space, self._view), state, first)
+        return self.on_flat(spaces.input_rows(obs, self.spec.observation_space, self._view), state, first)
 
     def on_flat(self, flat: Array, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
-        """The same from flat float32 observations [B, O]."""
+        """The same from float32 rows [B, I] as `spaces.input_rows` makes them: flat observation, then action mask."""
         rows = len(flat)
         params = np.empty((rows, self.library.params), np.float32)
         actions = np.empty((rows, self.library.actions), self._action_type)
@@ -226,20 +233,22 @@ class CPolicy:
         after = {name: np.array(values, order="C") for name, values in state.items()}
         memory = after["memory"].ctypes.data if after else None
         self._check(flat, first, after)
-        self.library.batch(rows, flat.ctypes.data, first.ctypes.data, memory, params.ctypes.data, actions.ctypes.data)
+        one = np.empty(self.library.state_bytes, np.uint8)
+        given = (flat.ctypes.data, first.ctypes.data, one.ctypes.data, memory)
+        self.library.batch(rows, *given, params.ctypes.data, actions.ctypes.data)
         executed = actions.astype(np.int64) if self.head.discrete else actions
         return PolicyOutput(params, after, action=executed.reshape(rows, *self.head.shape))
 
     def reset(self) -> None:
         """Forget the memory that `step` keeps. `step(obs)` is the fast path from Python for one robot: a contiguous
-        float32 array [O] in; an int, or the array of the executed action (overwritten by the next step), out."""
-        self.library.reset(1, self._session_address)
+        float32 array [I] in; an int, or the array of the executed action (overwritten by the next step), out."""
+        self.library.reset(0, self._session_address, None)
 
     def _check(self, flat: Array, first: Array, state: State) -> None:
         rows, memory = len(flat), state.get("memory")
         fits = memory is None if self.library.memoryless else memory is not None and memory.dtype == np.uint8
         if memory is not None:
-            fits = fits and memory.shape == (rows, self.library.state_bytes)
+            fits = fits and memory.shape == (rows, self.library.carried_bytes)
         if flat.shape != (rows, self.library.obs) or first.shape != (rows,) or not fits:
             raise InputError(
                 f"a batch of {flat.shape} observations, {first.shape} first flags and state {list(state)} does not fit the "
@@ -247,6 +256,6 @@ class CPolicy:
             )
 
 
-def load(folder: Path, spec: Spec, head: Head, keys: tuple[str, ...] | None = None, *, native: bool = False) -> CPolicy:
-    """The policy.c of `folder`, compiled and ready to play."""
-    return CPolicy(build(folder, native), spec, head, keys)
+def load(folder: Path, spec: Spec, head: Head, view: View = View(), *, native: bool = False) -> CPolicy:
+    """The policy.c of `folder`, compiled and ready to play; of the view, keys and mask are applied here."""
+    return CPolicy(build(folder, native), spec, head, view)

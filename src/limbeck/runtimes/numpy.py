@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -86,7 +87,8 @@ class NumpyPolicy:
         blueprint, after = self.blueprint, dict(state)
         x = flat
         if (norm := blueprint.normaliser) is not None:
-            x = np.clip((x - norm.mean) / norm.scale, -norm.clip, norm.clip).astype(np.float32)
+            x = (x - norm.mean) / norm.scale
+            x = (np.clip(x, -norm.clip, norm.clip) if math.isfinite(norm.clip) else x).astype(np.float32, copy=False)
         if (history := blueprint.view.history) > 1:
             fresh = np.tile(x, history - 1) if blueprint.view.padding == "first" else np.float32(0)
             past = np.where(first[:, None], fresh, state["history"])
@@ -155,13 +157,14 @@ def _convolve(layer: Conv, x: Floats) -> Floats:
     """[B, inputs] -> [B, out height, out width, out channels], as one matrix product over all windows."""
     (height, width), (kh, kw, channels, out) = layer.size, layer.weight.shape
     if layer.layout == "chw":
-        image = x.reshape(len(x), channels, height, width).transpose(0, 2, 3, 1)
+        image = np.ascontiguousarray(x.reshape(len(x), channels, height, width).transpose(0, 2, 3, 1))
     else:
         image = x.reshape(len(x), height, width, channels)
     seen = _windows(_padded(image, layer.padding, 0.0), (kh, kw), layer.stride)  # [B, i, j, channels, kh, kw]
     rows, columns = seen.shape[1:3]
     patches = seen.transpose(0, 1, 2, 4, 5, 3).reshape(len(x) * rows * columns, kh * kw * channels)
-    product: Floats = patches @ layer.weight.reshape(-1, out) + layer.bias
+    product: Floats = patches @ layer.weight.reshape(-1, out)
+    product += layer.bias
     return product.reshape(len(x), rows, columns, out)
 
 

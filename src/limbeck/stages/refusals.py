@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from limbeck import exporters, losses, spaces
-from limbeck.contracts import Task, Teacher, View
+from limbeck.contracts import Task, Teacher
 from limbeck.errors import InputError, unknown
 from limbeck.settings import Recipe
+from limbeck.stages.views import port_of, student_view
 from limbeck.students.grammar import parse
+from limbeck.students.stack import Stack
 
 COMPILERS = {"c"}  # targets that are written all the same where what runs them is missing
 
 
 def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
     """Raise InputError for students, views, losses and targets that this task, teacher or machine cannot serve."""
-    parse(recipe.students)
-    spaces.check_view(task.spec.observation_space, View(recipe.keys, recipe.indices, recipe.history))
+    members = parse(recipe.students)
+    spaces.check_view(task.spec.observation_space, student_view(recipe, task, teacher))
     _refuse_loss(recipe, task, teacher)
+    port = port_of(recipe, task, teacher)
+    for architecture in dict.fromkeys(member.architecture for member in members):
+        Stack(architecture, {task.name: port})  # refuses students that cannot see or serve this task
     for target in recipe.export.targets:
         if target not in exporters.targets():
             raise unknown("target", target, exporters.targets())
@@ -29,12 +34,13 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
 def _refuse_loss(recipe: Recipe, task: Task, teacher: Teacher) -> None:
     settings, head = recipe.imitate, teacher.policy.head
     name = losses.choose(settings.loss, head)
-    if (settings.hard_weight or "hard" in losses.LOSSES[name].needs) and not task.has_answers:
+    weight, _ = losses.weights.chosen(settings.hard_weight, settings.task_weight, settings.kd_weight)
+    if (weight or "hard" in losses.LOSSES[name].needs) and not task.has_answers:
         raise InputError(
-            f"loss {name!r} with imitate.hard_weight = {settings.hard_weight:g} needs hard labels, which {task.name} does not have. "
-            "Allowed here: a loss on the teacher's answers, imitate.hard_weight = 0."
+            f"loss {name!r} with weight {weight:g} on labels needs hard labels, which {task.name} does not have. "
+            "Allowed here: a loss on the teacher's answers alone."
         )
-    if settings.temperature is not None and head.kind != "q":
+    if settings.temperature is not None and head.kind != "q" and name != "kd":
         raise InputError(
-            f"imitate.temperature = {settings.temperature:g} is for Q teachers; this one is {head.kind} and is imitated as it is. Drop it."
+            f"imitate.temperature = {settings.temperature:g} is for Q teachers and the loss kd; this one is {head.kind} and is imitated as it is. Drop it."
         )

@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from limbeck import blueprints, exporters, identity, proof, recipes, settings, storage, tasks, teachers
+from limbeck import blueprints, exporters, identity, proof, recipes, settings, storage, teachers
 from limbeck.assets import bundled
 from limbeck.contracts import Bounds, Evaluation, Mode, Policy, RunResult, Task, Teacher
 from limbeck.errors import InputError, StorageError, printable, unknown
 from limbeck.reporting.reading import build
 from limbeck.runs import RECIPE, RESULT, Tell
 from limbeck.settings import ProveSettings, Recipe
-from limbeck.stages import ship
+from limbeck.stages import proving
+from limbeck.stages.opening import open_task, open_teacher
 from limbeck.standalone.folders import finished
 from limbeck.teachers import verification
 
 PROOF = Path("proof.json")  # where a proof that belongs to no run is kept
-FOR_FILES = ("prove", "verify", "task")  # stages whose options say something about a proof of two files
+FOR_FILES = (  # keys whose options say something about a proof of two files
+    "prove", "verify", "task", "kind", "architecture", "trust", "teacher_keys", "teacher_indices",
+)  # fmt: skip
 FOR_RUNS = ("prove.retain", "prove.alpha", "prove.max_episodes", "prove.chunk")  # the rest is as the run had it
 
 
@@ -86,10 +89,9 @@ def from_files(student: str, teacher: str, env: str | None, asked: Asked, tell: 
             option, option.partition(".")[0] in FOR_FILES, f"{', '.join(FOR_FILES)} with a key, such as prove.chunk"
         )
     recipe = asked.recipe({"teacher": teacher, "env": env})
-    tasks.watchdog.limit_seconds = recipe.task.step_timeout
     path = asked.out or PROOF
-    task = tasks.resolve(env, **recipe.task.kwargs)
-    master = teachers.load(bundled(teacher), task.spec, normaliser=recipe.normaliser)
+    task = open_task(recipe)
+    master = open_teacher(recipe, task)
     policy, played_by, name, digest = _student(student, task)
     seen = verification.verify(master, task, replace(recipe.verify, accept=True), recipe.seed)
     for note in seen.notes:
@@ -132,10 +134,9 @@ def from_run(student: str, env: str | None, asked: Asked) -> Duel:
     if name not in [member.name for member in result.members]:
         raise unknown("member", name, [member.name for member in result.members])
     task, teacher = _task_and_teacher(folder, ran)
-    tasks.watchdog.limit_seconds = ran.task.step_timeout
     policy_file = folder / "students" / name / "policy.safetensors"
     here = [replace(a, folder=folder / a.folder) for m in result.members if m.name == name for a in m.artifacts]
-    (played_by, policy), *_ = ship.players(blueprints.load(policy_file)[0], here).items()
+    (played_by, policy), *_ = proving.players(blueprints.load(policy_file)[0], here).items()
     bounds = build(Bounds, storage.read_json(folder / "records" / "bounds.json")["bounds"], "bounds")
     own = asked.out is None and _is_own(result, ran, recipe, name)
     claims = _claims(storage.sha256(policy_file), str(ran.teacher_sha256), task, result.mode, recipe.seed)
@@ -168,8 +169,8 @@ def _refuse(given: str, applies: bool, allowed: str) -> None:
 
 def _task_and_teacher(folder: Path, ran: Recipe) -> tuple[Task, Teacher]:
     """The run's own task and teacher, found again and compared."""
-    task = tasks.resolve(settings.named("environment", ran.env), **ran.task.kwargs)
-    teacher = teachers.load(bundled(settings.named("teacher", ran.teacher)), task.spec, normaliser=ran.normaliser)
+    task = open_task(ran)
+    teacher = open_teacher(ran, task)
     if identity.of_teacher(teacher) != ran.teacher_sha256:
         raise StorageError(
             f"{printable(ran.teacher)} or its normaliser is no longer what {printable(folder)} was made from. Restore it, or distill it into another folder."

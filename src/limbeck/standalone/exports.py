@@ -15,6 +15,7 @@ from limbeck.errors import InputError, printable, unknown
 from limbeck.runs import RECIPE, RESULT
 from limbeck.settings import Recipe
 from limbeck.stages import ship
+from limbeck.stages.opening import open_task
 from limbeck.standalone.folders import finished
 
 
@@ -35,7 +36,7 @@ def _export_run(
 ) -> list[Artifact]:
     """Into the run itself (beside the targets that are there already, which are written again) or into `out`."""
     names, recipe = _members(finished(run), members), settings.recipe_from(recipes.read(run / RECIPE))
-    task = tasks.resolve(env or settings.named("environment", recipe.env), **recipe.task.kwargs)
+    task = open_task(recipe, env)
     made: dict[str, list[Artifact]] = {}
     with storage.locked(run) if out is None else contextlib.nullcontext():
         for name in names:

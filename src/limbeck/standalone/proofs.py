@@ -12,7 +12,7 @@ from limbeck.contracts import Proof
 from limbeck.errors import StorageError, printable
 from limbeck.reporting.reading import build
 from limbeck.runs import RESULT, Tell
-from limbeck.stages import ship
+from limbeck.stages import proving
 from limbeck.standalone.duels import PROOF, Asked, Duel, from_files, from_run
 
 PILOT_EPISODES = 32
@@ -60,7 +60,7 @@ def _played(duel: Duel, previous: Proof | None) -> tuple[Proof, int]:
     if previous is not None:
         fidelity = dict(previous.fidelity)
     elif duel.own:
-        seeds = [seeding.episode_seed(duel.seed, "fidelity", i) for i in range(ship.FIDELITY_EPISODES)]
+        seeds = [seeding.episode_seed(duel.seed, "fidelity", i) for i in range(proving.FIDELITY_EPISODES)]
         seen = proof.fidelity(duel.student, duel.teacher.policy, duel.task, seeds)
         fidelity, steps = dict(seen.values), steps + seen.env_steps
     alone = duel.run is not None and not duel.own

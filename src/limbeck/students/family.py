@@ -10,7 +10,8 @@ import torch
 
 from limbeck.contracts import Array, Blueprint, Floats, Normaliser
 from limbeck.students.grammar import MemberSpec
-from limbeck.students.stack import Port, Stack
+from limbeck.students.port import Port
+from limbeck.students.stack import Stack
 
 
 @dataclass

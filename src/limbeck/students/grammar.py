@@ -1,4 +1,11 @@
-"""The small language that names students: `linear`, `mlp:32x32`, `mlp:8:relu`, `gru:16`, and `@4` for four seeds."""
+"""The small language that names students: `linear`, `mlp:32x32`, `mlp:8:relu`, `gru:16`, `cnn:...`, `conv1d:...`, `@4` for four seeds.
+
+cnn:4k8s4-8k4s2:cp2-24     two convolutions (filters k kernel s stride), a 1x1 convolution to 2 channels, dense 24
+cnn:16k3:64x32:tanh        one convolution, dense 64 and 32, tanh throughout
+cnn:16k3                   straight to the head
+cnn:16k3:32-gru16          dense 32, then a GRU of 16
+conv1d:16k5s2-16k3:32      convolutions along the history, then dense 32
+"""
 
 from __future__ import annotations
 
@@ -9,30 +16,55 @@ from dataclasses import dataclass
 from limbeck.contracts import ACTIVATIONS
 from limbeck.errors import InputError, nearest, printable
 
-KINDS = ("linear", "mlp", "gru")
-MAX_WIDTH, MAX_LAYERS, MAX_SEEDS = 8192, 16, 256
-EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, each with @SEEDS"
+KINDS = ("linear", "mlp", "gru", "cnn", "conv1d")
+MAX_WIDTH, MAX_LAYERS, MAX_SEEDS, MAX_KERNEL = 8192, 16, 256, 1024
+MAX_NAME = 200  # characters: file systems allow 255, and files are named after members
+EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, each with @SEEDS"
+
+
+@dataclass(frozen=True)
+class Filters:
+    """One convolution: how many filters, how large, how far apart."""
+
+    count: int
+    kernel: int
+    stride: int = 1
+
+    @property
+    def spec(self) -> str:
+        return f"{self.count}k{self.kernel}" + (f"s{self.stride}" if self.stride > 1 else "")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The shape of a student's network, without its input and output sizes."""
+    """The shape of a student's network, without its input and output sizes: convolutions, dense layers, a GRU, in this order."""
 
     kind: str  # one of KINDS
-    widths: tuple[int, ...] = ()
-    activation: str = "relu"
+    widths: tuple[int, ...] = ()  # dense layers
+    activation: str = "relu"  # of convolutions and dense layers
+    filters: tuple[Filters, ...] = ()
+    compact: int = 0  # channels of the linear 1x1 convolution after the others; 0: none
+    memory: int = 0  # numbers the GRU carries; 0: none
 
     @property
     def spec(self) -> str:
         """The canonical text: what a recipe says and a report shows."""
         if self.kind == "linear":
             return "linear"
-        text = f"{self.kind}:{'x'.join(map(str, self.widths))}"
-        return text if self.kind == "gru" or self.activation == "relu" else f"{text}:{self.activation}"
+        if self.kind == "gru":
+            return f"gru:{self.memory}"
+        sizes = "x".join(map(str, self.widths))
+        if self.kind == "mlp":
+            parts = [sizes]
+        else:
+            readout = [f"cp{self.compact}"] * bool(self.compact) + [sizes] * bool(sizes)
+            readout += [f"gru{self.memory}"] * bool(self.memory)
+            parts = ["-".join(f.spec for f in self.filters), *["-".join(readout)] * bool(readout)]
+        return ":".join([self.kind, *parts, *[self.activation] * (self.activation != "relu")])
 
     @property
     def recurrent(self) -> bool:
-        return self.kind == "gru"
+        return self.memory > 0
 
 
 @dataclass(frozen=True)
@@ -47,13 +79,15 @@ class MemberSpec:
 def parse(texts: Sequence[str]) -> tuple[MemberSpec, ...]:
     """All members, in the order given. Raises InputError with the grammar for anything else.
 
-    >>> [m.name for m in parse(["mlp:16x16@2", "linear"])]
-    ['mlp-16x16-s0', 'mlp-16x16-s1', 'linear-s0']
+    >>> [m.name for m in parse(["mlp:16x16@2", "cnn:4k8s4:cp2-24"])]
+    ['mlp-16x16-s0', 'mlp-16x16-s1', 'cnn-4k8s4-cp2-24-s0']
     """
     members: list[MemberSpec] = []
     for text in texts:
         architecture, seeds = _parse_one(str(text))
         stem = architecture.spec.replace(":", "-")
+        if len(stem) > MAX_NAME:
+            raise _bad(text, f"its name is {len(stem)} characters, longer than a folder's may be ({MAX_NAME})")
         taken = sum(m.architecture == architecture for m in members)
         members += [MemberSpec(f"{stem}-s{taken + i}", architecture, taken + i) for i in range(seeds)]
     if not members:
@@ -71,15 +105,60 @@ def _parse_one(text: str) -> tuple[Architecture, int]:
         if fields:
             raise _bad(text, "linear takes no sizes")
         return Architecture("linear"), seeds
-    if not fields or len(fields) > (2 if kind == "mlp" else 1):
+    most = {"mlp": 2, "gru": 1}.get(kind, 3)
+    if not fields or len(fields) > most:
         raise _bad(text, f"{kind} needs its sizes" if not fields else "too many parts")
-    widths = tuple(_number(text, width, 1, MAX_WIDTH) for width in fields[0].split("x"))
-    if len(widths) > (MAX_LAYERS if kind == "mlp" else 1):
-        raise _bad(text, f"{len(widths)} layers, at most {MAX_LAYERS if kind == 'mlp' else 1}")
-    activation = fields[1] if len(fields) == 2 else "relu"
-    if activation not in ACTIVATIONS or activation == "identity":
-        raise _bad(text, f"unknown activation{nearest(activation, ACTIVATIONS)}")
-    return Architecture(kind, widths, activation), seeds
+    if kind == "gru":
+        return Architecture("gru", memory=_sizes(text, fields[0], 1)[0]), seeds
+    if kind == "mlp":
+        activation = _activation(text, fields[1]) if len(fields) == 2 else "relu"
+        return Architecture("mlp", _sizes(text, fields[0], MAX_LAYERS), activation), seeds
+    return _convolutional(text, kind, fields), seeds
+
+
+def _convolutional(text: str, kind: str, fields: Sequence[str]) -> Architecture:
+    """FILTERS[:READOUT][:ACTIVATION]; a readout begins with a digit, cp or gru, an activation with none of them."""
+    filters = tuple(_filters(text, part) for part in fields[0].split("-"))
+    if len(filters) > MAX_LAYERS:
+        raise _bad(text, f"{len(filters)} convolutions, at most {MAX_LAYERS}")
+    rest = list(fields[1:])
+    readout = rest.pop(0).split("-") if rest and re.match(r"[0-9]|cp|gru", rest[0]) else []
+    if len(rest) > 1:
+        raise _bad(text, f"{printable(rest[0])!r} is no readout such as 64, 64x32, cp2-24 or 64-gru32")
+    compact, memory = 0, 0
+    if readout and readout[0].startswith("cp"):
+        compact = _number(text, readout.pop(0)[2:], 1, MAX_WIDTH)
+    if readout and readout[-1].startswith("gru"):
+        memory = _number(text, readout.pop()[3:], 1, MAX_WIDTH)
+    if len(readout) > 1:
+        raise _bad(text, "a readout is at most one cpN, then dense sizes such as 64x32, then one gruN")
+    widths = _sizes(text, readout[0], MAX_LAYERS) if readout else ()
+    return Architecture(kind, widths, _activation(text, rest[0]) if rest else "relu", filters, compact, memory)
+
+
+def _filters(text: str, part: str) -> Filters:
+    found = re.fullmatch(r"([0-9]+)k([0-9]+)(?:s([0-9]+))?", part)
+    if found is None:
+        raise _bad(text, f"{printable(part)!r} is no convolution such as 8k4s2 (8 filters, kernel 4, stride 2)")
+    count, kernel, stride = found.groups()
+    return Filters(
+        _number(text, count, 1, MAX_WIDTH),
+        _number(text, kernel, 1, MAX_KERNEL),
+        _number(text, stride or "1", 1, MAX_KERNEL),
+    )
+
+
+def _sizes(text: str, part: str, most: int) -> tuple[int, ...]:
+    widths = tuple(_number(text, width, 1, MAX_WIDTH) for width in part.split("x"))
+    if len(widths) > most:
+        raise _bad(text, f"{len(widths)} layers, at most {most}")
+    return widths
+
+
+def _activation(text: str, name: str) -> str:
+    if name not in ACTIVATIONS or name == "identity":
+        raise _bad(text, f"unknown activation{nearest(name, ACTIVATIONS)}")
+    return name
 
 
 def _number(text: str, digits: str, low: int, high: int) -> int:

@@ -2,43 +2,26 @@
 
 A member's row depends on its own loss alone, so a member trained in the stack equals the same member trained alone
 (to float rounding). Rows are dropped when a race is lost, cloned when a student branches.
-A student is stem[task] -> trunk -> head[task]; the usual run has one task.
+A student is stem[task] -> trunk -> head[task]; the usual run has one task. What depends on a task's input is its stem:
+the convolutions and the first dense layer, or a GRU's weights on its input.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from limbeck import seeding
-from limbeck.contracts import Blueprint, Dense, Floats, Gru, Head, Layer, Normaliser, Spec, View
+from limbeck import blueprints, seeding
+from limbeck.contracts import Blueprint, Dense, Floats, Gru, Layer, Normaliser, Shared
+from limbeck.students.activations import ACTIVATE
+from limbeck.students.convolution import Front, front_of
 from limbeck.students.grammar import Architecture, MemberSpec
+from limbeck.students.port import Port, check_port
 
-ACTIVATE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": functional.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "elu": functional.elu,
-    "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "hardtanh": functional.hardtanh,
-}
-
-
-@dataclass(frozen=True)
-class Port:
-    """What a task feeds a student and expects of it."""
-
-    spec: Spec
-    view: View
-    head: Head  # of the student
-    inputs: int  # O times history
+__all__ = ["Port", "Stack"]
 
 
 class Stack:
@@ -47,7 +30,10 @@ class Stack:
     def __init__(self, architecture: Architecture, ports: Mapping[str, Port]) -> None:
         self.architecture, self.ports = architecture, dict(ports)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._fronts: list[Front | None] = []
         for i, port in enumerate(ports.values()):
+            check_port(port, architecture)
+            self._fronts.append(front_of(architecture, port.spec.observation_space, port.view, port.row, port.agents))
             self._layout(i, port)
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
         self._index = {task: i for i, task in enumerate(ports)}
@@ -57,19 +43,24 @@ class Stack:
         """P."""
         return sum(self._sizes)
 
+    @property
+    def pixels(self) -> bool:
+        """Whether inputs arrive as `port.scaled` says, the image divided by a constant, instead of normalised number by number."""
+        return self.architecture.kind == "cnn"
+
     def _layout(self, i: int, port: Port) -> None:
-        width, widths = port.inputs, self.architecture.widths
-        if self.architecture.kind == "gru":
-            hidden = widths[0]
-            self.shapes |= {f"stem{i}.weight": (width, 3 * hidden), f"stem{i}.bias": (3 * hidden,)}
-            self.shapes |= {"trunk0.weight": (hidden, 3 * hidden), "trunk0.bias": (3 * hidden,)}
-            width = hidden
-        else:
-            for layer, size in enumerate(widths):
-                name = f"stem{i}" if layer == 0 else f"trunk{layer}"
-                self.shapes |= {f"{name}.weight": (width, size), f"{name}.bias": (size,)}
-                width = size
-        self.shapes |= {f"head{i}.weight": (width, port.head.width), f"head{i}.bias": (port.head.width,)}
+        front, width, memory = self._fronts[i], port.row, self.architecture.memory
+        if front is not None:
+            self.shapes |= front.shapes(f"stem{i}")
+            width = front.outputs
+        for layer, size in enumerate(self.architecture.widths):
+            self.shapes |= _dense(_name(i, layer), width, size)
+            width = size
+        if memory:
+            self.shapes |= _dense(_name(i, len(self.architecture.widths)), width, 3 * memory)
+            self.shapes |= _dense("memory", memory, 3 * memory)
+            width = memory
+        self.shapes |= _dense(f"head{i}", width, port.says)
 
     def initial(self, members: list[MemberSpec], run_seed: int) -> torch.Tensor:
         """theta [K, P]: uniform in +-1/sqrt(fan in), zero bias, a small head; a function of each member's name alone."""
@@ -78,26 +69,27 @@ class Stack:
             rng = seeding.generator(run_seed, "train", *member.name.encode())
             parts = []
             for name, shape in self.shapes.items():
-                bound = (0.1 if name.startswith("head") else 1.0) / math.sqrt(shape[0])
-                parts.append(rng.uniform(-bound, bound, shape).reshape(-1) if len(shape) == 2 else np.zeros(shape[0]))
+                bound = (0.1 if name.startswith("head") else 1.0) / math.sqrt(math.prod(shape[:-1]))
+                parts.append(rng.uniform(-bound, bound, shape).reshape(-1) if len(shape) > 1 else np.zeros(shape[0]))
             rows.append(np.concatenate(parts))
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
     def forward(self, theta: torch.Tensor, task: str, inputs: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
         """theta [K, P], inputs [T, B, O], first [T, B] -> [K, T, B, W]. Memoryless students ignore `first`."""
-        members, (time, batch, width) = theta.shape[0], inputs.shape
+        members, (time, batch, _) = theta.shape[0], inputs.shape
         named = self._named(theta)
         i = self._index[task]
+        front, depth = self._fronts[i], len(self.architecture.widths)
+        rows = inputs.reshape(time * batch * self.ports[task].agents, -1)
+        hidden = (
+            rows[None].expand(members, -1, -1) if front is None else front.forward(named, f"stem{i}", rows)
+        )  # [K, N, F]
+        for layer in range(depth):
+            hidden = ACTIVATE[self.architecture.activation](_affine(named, _name(i, layer), hidden))
         if self.architecture.recurrent:
             if first is None:
                 raise ValueError("a recurrent student needs `first`")
-            hidden = self._gru(named, i, inputs, first)
-        else:
-            hidden = inputs.reshape(1, time * batch, width).expand(members, -1, -1)
-            for layer in range(len(self.architecture.widths)):
-                hidden = ACTIVATE[self.architecture.activation](
-                    _affine(named, f"stem{i}" if layer == 0 else f"trunk{layer}", hidden)
-                )
+            hidden = self._gru(named, _affine(named, _name(i, depth), hidden), first)
         return _affine(named, f"head{i}", hidden).reshape(members, time, batch, -1)
 
     def _named(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -106,17 +98,15 @@ class Stack:
             name: part.view(len(theta), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def _gru(
-        self, named: Mapping[str, torch.Tensor], i: int, inputs: torch.Tensor, first: torch.Tensor
-    ) -> torch.Tensor:
-        members, (time, batch, width) = len(named["trunk0.bias"]), inputs.shape
-        flat = inputs.reshape(1, time * batch, width).expand(members, -1, -1)
-        from_x = _affine(named, f"stem{i}", flat).reshape(members, time, batch, -1)
-        hidden = inputs.new_zeros(members, batch, self.architecture.widths[0])
+    def _gru(self, named: Mapping[str, torch.Tensor], gates: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """The input's part of all gates [K, T * B, 3H], first [T, B] -> [K, T * B, H]."""
+        members, (time, batch) = len(gates), first.shape
+        from_x = gates.reshape(members, time, batch, -1)
+        hidden = gates.new_zeros(members, batch, self.architecture.memory)
         outputs = []
         for t in range(time):
             hidden = hidden * (~first[t])[None, :, None]
-            from_h = _affine(named, "trunk0", hidden)
+            from_h = _affine(named, "memory", hidden)
             (xr, xz, xn), (hr, hz, hn) = from_x[:, t].chunk(3, -1), from_h.chunk(3, -1)
             update = torch.sigmoid(xz + hz)
             new = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
@@ -125,7 +115,7 @@ class Stack:
         return torch.stack(outputs, dim=1).reshape(members, time * batch, -1)
 
     def freeze(self, row: Floats, task: str, normaliser: Normaliser | None, name: str) -> Blueprint:
-        """One member on one task as plain arrays."""
+        """One member on one task as plain arrays. Of a student of images the scale of the pixels is folded in already."""
         port, i = self.ports[task], self._index[task]
         arrays, position = {}, 0
         for (key, shape), size in zip(self.shapes.items(), self._sizes, strict=True):
@@ -133,17 +123,48 @@ class Stack:
                 row[position : position + size].reshape(shape), np.float32
             )  # a copy: training goes on
             position += size
-        layers: list[Layer] = []
+        front, depth = self._fronts[i], len(self.architecture.widths)
+        if self.pixels and front is not None:
+            normaliser = self._folded(arrays, i, front, normaliser)
+        layers: list[Layer] = [] if front is None else front.freeze(arrays, f"stem{i}")
+        for layer in range(depth):
+            key = _name(i, layer)
+            layers.append(Dense(arrays[f"{key}.weight"], arrays[f"{key}.bias"], self.architecture.activation))
         if self.architecture.recurrent:
+            key = _name(i, depth)
             layers.append(
-                Gru(arrays[f"stem{i}.weight"], arrays["trunk0.weight"], arrays[f"stem{i}.bias"], arrays["trunk0.bias"])
+                Gru(arrays[f"{key}.weight"], arrays["memory.weight"], arrays[f"{key}.bias"], arrays["memory.bias"])
             )
-        else:
-            for layer in range(len(self.architecture.widths)):
-                key = f"stem{i}" if layer == 0 else f"trunk{layer}"
-                layers.append(Dense(arrays[f"{key}.weight"], arrays[f"{key}.bias"], self.architecture.activation))
         layers.append(Dense(arrays[f"head{i}.weight"], arrays[f"head{i}.bias"]))
+        if port.agents > 1:
+            layers = [Shared(tuple(layers), port.agents)]
         return Blueprint(port.spec, port.head, tuple(layers), port.view, normaliser, name=name)
+
+    def _folded(
+        self, arrays: dict[str, Floats], i: int, front: Front, normaliser: Normaliser | None
+    ) -> Normaliser | None:
+        """What is left of the normaliser once the numbers beside an image have been folded into the layer that reads them."""
+        if normaliser is None or not front.beside:
+            return None
+        places, read = front.passed()
+        mean, scale = normaliser.mean[places], normaliser.scale[places]
+        if not blueprints.foldable(mean, scale):
+            kept = Normaliser(np.zeros_like(normaliser.mean), np.ones_like(normaliser.scale))
+            kept.mean[places], kept.scale[places] = mean, scale
+            return kept
+        key = _name(i, 0) if self.architecture.widths or self.architecture.memory else f"head{i}"
+        weight, bias = arrays[f"{key}.weight"], arrays[f"{key}.bias"]
+        weight[read], arrays[f"{key}.bias"] = blueprints.absorbed(weight[read], bias, mean, scale)
+        return None
+
+
+def _name(i: int, layer: int) -> str:
+    """The first layer after the convolutions reads a task's own numbers, the others are shared by all tasks."""
+    return f"stem{i}" if layer == 0 else f"trunk{layer}"
+
+
+def _dense(name: str, width: int, size: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width, size), f"{name}.bias": (size,)}
 
 
 def _affine(named: Mapping[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:

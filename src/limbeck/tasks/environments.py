@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.contracts import Array, Bounds, Lanes, SeedSource, Spec, Step
-from limbeck.errors import EnvironmentFault, printable
-from limbeck.tasks.hanging import watchdog
+from limbeck.errors import EnvironmentFault
+from limbeck.tasks.border import Border
+from limbeck.tasks.hanging import guarded, watchdog
 from limbeck.tasks.observations import copy_observation, empty_observation, finite_rows, put_row
 
 
@@ -28,9 +29,18 @@ class EnvTask:
     has_answers: bool = False
     proof_episodes: int | None = None
     notes: tuple[str, ...] = ()
+    border: Border = field(default_factory=Border)  # from what the environment gives to what `spec` says
+    pool: Callable[[int, SeedSource], Lanes] | None = (
+        None  # faster lanes for collection; play and proofs never use them
+    )
 
     def lanes(self, count: int, seeds: SeedSource, stream: bool = False) -> Lanes:
-        return EnvLanes(self, count, seeds)
+        return self.pool(count, seeds) if stream and self.pool is not None else EnvLanes(self, count, seeds)
+
+
+def _built(task: EnvTask) -> gym.Env[Any, Any]:
+    watchdog.beat()
+    return task.make()
 
 
 class EnvLanes:
@@ -38,7 +48,9 @@ class EnvLanes:
 
     def __init__(self, task: EnvTask, count: int, seeds: SeedSource) -> None:
         self._task, self.count, self._seeds = task, count, seeds
-        self._envs = [self._guard("building", -1, task.make) for _ in range(count)]
+        with guarded(task.name, "building"):
+            self._envs = [_built(task) for _ in range(count)]
+        self._masks = [task.border.mask_method(env) for env in self._envs]
         self._seed = np.full(count, -1, np.int64)
         self._age = np.zeros(count, np.int64)
         self._obs = empty_observation(task.spec, count)
@@ -64,20 +76,11 @@ class EnvLanes:
         alive = self._seed >= 0
         final = None
         lane = 0
-        watchdog.arm(f"{self._task.name}.step")
-        try:
+        with guarded(self._task.name, "step", lambda: self._place(lane)):
             for lane in np.flatnonzero(alive).tolist():
                 watchdog.beat()
-                obs, reward[lane], terminated[lane], truncated[lane], _ = self._envs[lane].step(actions[lane])
-                put_row(self._obs, lane, obs)
-        except KeyboardInterrupt:
-            if watchdog.expired:
-                raise watchdog.fault() from None
-            raise
-        except Exception as error:
-            raise self._fault("step", lane, error) from error
-        finally:
-            watchdog.disarm()
+                obs, reward[lane], terminated[lane], truncated[lane], info = self._envs[lane].step(actions[lane])
+                put_row(self._obs, lane, self._task.border.row(obs, info, self._masks[lane]))
         self._age[alive] += 1
         self._check_finite(reward, alive)
         ended = np.flatnonzero(terminated | truncated)
@@ -105,30 +108,12 @@ class EnvLanes:
         seed = self._seeds(int(lane))
         self._seed[lane], self._age[lane] = (-1 if seed is None else seed), 0
         if seed is not None:
-            self._guard("reset", lane, lambda: put_row(self._obs, lane, self._envs[lane].reset(seed=int(seed))[0]))
+            with guarded(self._task.name, "reset"):
+                obs, info = self._envs[lane].reset(seed=int(seed))
+                put_row(self._obs, lane, self._task.border.row(obs, info, self._masks[lane]))
 
-    def _guard(self, what: str, lane: int, call: Callable[[], Any]) -> Any:
-        watchdog.arm(f"{self._task.name}.{what}")
-        try:
-            return call()
-        except KeyboardInterrupt:
-            if watchdog.expired:
-                raise watchdog.fault() from None
-            raise
-        except Exception as error:
-            raise self._fault(what, lane, error) from error
-        finally:
-            watchdog.disarm()
-
-    def _fault(self, what: str, lane: int, error: Exception) -> EnvironmentFault:
-        where = (
-            f" at step {self._age[lane]} of the episode with seed {self._seed[lane]}"
-            if lane >= 0 and what == "step"
-            else ""
-        )
-        return EnvironmentFault(
-            f"{self._task.name} raised {type(error).__name__} in {what}{where}: {printable(error)}. Mend the environment; finished rounds are kept."
-        )
+    def _place(self, lane: int) -> str:
+        return f" at step {self._age[lane]} of the episode with seed {self._seed[lane]}"
 
     def _check_finite(self, reward: NDArray[np.float64], alive: NDArray[np.bool_]) -> None:
         bad = ~finite_rows(self._obs, self.count) | ~np.isfinite(reward)
@@ -136,5 +121,5 @@ class EnvLanes:
             lane = int(np.flatnonzero(bad & alive)[0])
             what = "a reward" if not np.isfinite(reward[lane]) else "an observation"
             raise EnvironmentFault(
-                f"{self._task.name} returned {what} that is not finite at step {self._age[lane]} of the episode with seed {self._seed[lane]}. Mend the environment; finished rounds are kept."
+                f"{self._task.name} returned {what} that is not finite{self._place(lane)}. Mend the environment; finished rounds are kept."
             )

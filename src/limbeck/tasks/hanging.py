@@ -1,4 +1,4 @@
-"""An environment that never returns becomes a fault."""
+"""An environment that raises, or never returns, becomes a fault."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from limbeck.errors import EnvironmentFault
+from limbeck.errors import EnvironmentFault, LimbeckError, printable
 
 
 class Watchdog:
@@ -89,3 +89,18 @@ def watched(what: str) -> Iterator[None]:
         raise
     finally:
         watchdog.disarm()
+
+
+@contextmanager
+def guarded(name: str, what: str, where: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """A call into environment `name` that has to end within the limit; whatever it raises becomes an EnvironmentFault
+    that says `what` was called and, by `where`, in which episode."""
+    with watched(f"{name}.{what}"):
+        try:
+            yield
+        except LimbeckError:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(
+                f"{name} raised {type(error).__name__} in {what}{where()}: {printable(error)}. Mend the environment; finished rounds are kept."
+            ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from limbeck.contracts import Array, Bounds, Lanes, Observation, SeedSource, Spec, Step
-from limbeck.errors import EnvironmentFault, InputError, printable
-from limbeck.tasks.hanging import watchdog
+from limbeck.errors import EnvironmentFault, InputError
+from limbeck.tasks.border import Border
+from limbeck.tasks.hanging import guarded
 from limbeck.tasks.observations import copy_observation, empty_observation, finite_rows
 
 
@@ -29,6 +30,7 @@ class VectorTask:
     has_answers: bool = False
     proof_episodes: int | None = None
     notes: tuple[str, ...] = ()
+    border: Border = field(default_factory=Border)  # from what the environment gives to what `spec` says
 
     @property
     def max_lanes(self) -> int:
@@ -61,8 +63,7 @@ class VectorLanes:
         if self._idle.all():
             obs: Observation = empty_observation(self._task.spec, self.count)
         else:
-            seeds: Any = [max(seed, 0) for seed in self._seed.tolist()]  # a list seeds each lane
-            obs, _ = self._call("reset", lambda: self._task.env.reset(seed=seeds))
+            obs = self._seen(*self._call("reset", lambda: self._reset([max(s, 0) for s in self._seed.tolist()])))
         return Step(
             copy_observation(obs),
             np.zeros(self.count),
@@ -77,14 +78,15 @@ class VectorLanes:
         if self._idle.all():
             return self._wave()
         alive = ~self._idle & ~self._pending
-        obs, reward, terminated, truncated, info = self._call("step", lambda: self._task.env.step(actions))
+        raw, reward, terminated, truncated, info = self._call("step", lambda: self._task.env.step(actions))
+        obs = self._seen(raw, info)
         over = np.asarray(terminated, bool) | np.asarray(truncated, bool)  # idle rows too
         terminated, truncated = np.asarray(terminated, bool) & alive, np.asarray(truncated, bool) & alive
         reward = np.where(alive, np.asarray(reward, np.float64), 0.0)
         self._check_finite(obs, reward, alive)
         first, ended = self._pending.copy(), terminated | truncated
         self._pending[:] = False
-        final = info.get("final_obs") if isinstance(info, dict) else None
+        final = info.get("final_obs") if isinstance(info, dict) and self._task.border.plain else None
         if not self._stream:
             first[:] = False
             self._idle |= ended
@@ -115,8 +117,21 @@ class VectorLanes:
         )
 
     def _reset_rows(self, rows: NDArray[np.bool_]) -> Observation:
-        obs, _ = self._call("reset", lambda: self._task.env.reset(options={"reset_mask": rows}))
-        return obs
+        return self._seen(*self._call("reset", lambda: self._task.env.reset(options={"reset_mask": rows})))
+
+    def _reset(self, seeds: list[int]) -> Any:
+        """Every lane by its own seed, in a list as Gymnasium wants it, or in an array as ale-py does."""
+        try:
+            return self._task.env.reset(seed=seeds)  # type: ignore[arg-type]
+        except TypeError:
+            return self._task.env.reset(seed=np.array(seeds))  # type: ignore[arg-type]
+
+    def _seen(self, raw: Any, info: Any) -> Observation:
+        """The batch as the task's spec says, with the masks that the environments' methods offer."""
+        border = self._task.border
+        obs = border.row(raw, info, lambda: np.stack(self._task.env.call("action_masks")))  # type: ignore[attr-defined]
+        seen: Observation = obs
+        return seen
 
     def answers(self) -> None:
         return None
@@ -125,25 +140,13 @@ class VectorLanes:
         """The environment belongs to the caller."""
 
     def _call(self, what: str, call: Callable[[], Any]) -> Any:
-        watchdog.arm(f"{self._task.name}.{what}")
-        try:
-            return call()
-        except KeyboardInterrupt:
-            if watchdog.expired:
-                raise watchdog.fault() from None
-            raise
-        except gym.error.Error as error:
-            if what == "reset" and "eed" in str(error):
-                raise InputError(
-                    f'the vector environment {self._task.name} takes no seed per lane, so its episodes cannot be repeated. Make it with vectorization_mode="sync".'
-                ) from error
-            raise EnvironmentFault(f"{self._task.name}: {printable(error)}. Mend the environment.") from error
-        except Exception as error:
-            raise EnvironmentFault(
-                f"{self._task.name} raised {type(error).__name__} in {what}: {printable(error)}. Mend the environment; finished rounds are kept."
-            ) from error
-        finally:
-            watchdog.disarm()
+        with guarded(self._task.name, what):
+            try:
+                return call()
+            except gym.error.Error as error:
+                if what == "reset" and "eed" in str(error):
+                    raise _unseedable(self._task.name) from error
+                raise
 
     def _check_finite(self, obs: Observation, reward: NDArray[np.float64], alive: NDArray[np.bool_]) -> None:
         bad = (~finite_rows(obs, self.count) | ~np.isfinite(reward)) & alive
@@ -151,3 +154,9 @@ class VectorLanes:
             raise EnvironmentFault(
                 f"{self._task.name} returned numbers that are not finite in lane {int(np.flatnonzero(bad)[0])}. Mend the environment."
             )
+
+
+def _unseedable(name: str) -> InputError:
+    return InputError(
+        f'the vector environment {name} takes no seed per lane, so its episodes cannot be repeated. Make it with vectorization_mode="sync", or name its id.'
+    )

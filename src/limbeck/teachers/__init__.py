@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from limbeck import recordings
+from limbeck.assets import bundled
 from limbeck.contracts import Blueprint, Policy, Spec, Teacher, TeacherInfo, View
 from limbeck.errors import InputError, UnsafeError, printable
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.teachers import files, formats, hidden, modules, stated
+from limbeck.teachers import demonstrations, ensemble, files, formats, hidden, hub, joint, modules, stated
 from limbeck.teachers.files import File, Given
+from limbeck.teachers.formats import limbeck_policy
 from limbeck.teachers.sidecar import with_sidecar
 
 __all__ = ["inspect", "load"]
 
-Source = str | os.PathLike[str] | Policy | Blueprint | Teacher | Callable[..., Any]
+One = str | os.PathLike[str] | Policy | Blueprint | Teacher | Callable[..., Any]
+Source = One | Sequence[One]
 
 
 def load(
@@ -34,7 +38,8 @@ def load(
     trust: str | None = None,
     view: View | None = None,
 ) -> Teacher:
-    """A teacher from a file, a hub id, a module, a callable, a blueprint or a policy, checked against the task's spaces.
+    """A teacher from a file, a hub id, a module, a callable, a blueprint, a policy, or several of these, checked against
+    the task's spaces.
 
     Args:
         source: What the teacher is.
@@ -47,11 +52,34 @@ def load(
 
     Raises InputError for what is damaged or does not fit, UnsafeError for programs.
     """
-    given = Given(spec, normaliser, kind, architecture, trust, view)
     if isinstance(source, Teacher):
         return source
+    if isinstance(source, (list, tuple)) or ensemble.is_named(source):
+        options = {"normaliser": normaliser, "kind": kind, "architecture": architecture, "trust": trust}
+        return _several(source, spec, options, view)
+    if spec is not None and spec.agents > 1 and not _for_all(source, spec):
+        one = load(
+            source,
+            joint.one_of(spec),
+            normaliser=normaliser,
+            kind=kind,
+            architecture=architecture,
+            trust=trust,
+            view=view,
+        )
+        return joint.for_team(one, spec)
+    if isinstance(normaliser, str) and hub.is_address(normaliser):
+        normaliser = hub.cached(normaliser)
+    given = Given(spec, normaliser, kind, architecture, trust, view)
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
+        if hub.is_address(text):
+            fetched = hub.fetch(text)
+            name, format_ = formats.of(fetched.file)
+            teacher = format_.load(fetched.file, given)
+            return replace(teacher, info=_fetched(_completed(teacher.info, fetched.file, name, format_), fetched))
+        if recordings.looks_like(Path(text)):
+            return demonstrations.load(Path(text), spec)
         if not (_is_reference(text) and not os.path.lexists(text)):
             file = files.read(Path(text))
             name, format_ = formats.of(file)
@@ -68,12 +96,24 @@ def load(
 
 def inspect(path: str | os.PathLike[str]) -> TeacherInfo:
     """What a teacher file is, states and hides. Runs nothing, needs no environment, refuses only what is unreadable."""
-    file = files.read(Path(path))
+    if isinstance(path, str) and ensemble.is_named(path):
+        fusion, members = ensemble.parse(path)
+        infos = [inspect(bundled(member)) for member in members]
+        return ensemble.about(infos, fusion, [info.sha256 for info in infos])
+    if isinstance(path, str) and hub.is_address(path):
+        fetched = hub.fetch(path)
+        return _fetched(_inspected(fetched.file), fetched)
+    if recordings.looks_like(Path(path)):
+        return demonstrations.load(Path(path), None).info
+    return _inspected(files.read(Path(path)))
+
+
+def _inspected(file: File) -> TeacherInfo:
     name, format_ = formats.of(file)
     try:
         found = format_.inspect(file)
     except UnsafeError as error:
-        found = TeacherInfo(str(path), "program", "unknown", file.sha256, {}, (file.name,), (str(error),))
+        found = TeacherInfo(str(file.path), "program", "unknown", file.sha256, {}, (file.name,), (str(error),))
     code = {printable(k): tuple(map(printable, v)) for k, v in hidden.code_in(file).items() if v}
     return _completed(replace(found, stated={**found.stated, "code": code}), file, name, format_)
 
@@ -84,6 +124,22 @@ def _completed(info: TeacherInfo, file: File, name: str, format_: files.Format) 
     note = f"its name ends in {printable(suffix) or 'nothing'}, its content is {name} (usually {format_.SUFFIXES[0]})"
     notes = info.notes if suffix in format_.SUFFIXES else (note, *info.notes)
     return with_sidecar(replace(info, notes=notes), file.path)
+
+
+def _fetched(info: TeacherInfo, fetched: hub.Fetched) -> TeacherInfo:
+    """With where on the Hub it came from."""
+    return replace(info, path=fetched.pinned, stated={**info.stated, "hub": fetched.facts})
+
+
+def _several(source: Any, spec: Spec | None, options: Mapping[str, Any], view: View | None) -> Teacher:
+    """An ensemble, named or listed."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(
+                f"a {option} was given for an ensemble: whose is open. In Python load each member with its own and pass the list."
+            )
+    fusion, members = ensemble.parse(source) if isinstance(source, str) else (ensemble.FUSIONS[0], source)
+    return ensemble.of([load(bundled(member), spec, view=view) for member in members], fusion)
 
 
 # ---------------------------------------------------------------- objects
@@ -105,6 +161,16 @@ def _load_object(source: Any, spec: Spec | None, kind: str | None) -> Teacher:
     raise InputError(
         f"a {type(source).__name__} is no teacher. Allowed: a file, a torch.nn.Module, a callable, package.module:attribute, or a Limbeck policy."
     )
+
+
+def _for_all(source: Any, team: Spec) -> bool:
+    """Whether a policy was made for the whole team: it says so itself."""
+    own = source.spec if isinstance(source, (Blueprint, Policy)) else None
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_file():
+        file = files.read(Path(source))
+        name, _ = formats.of(file)
+        own = limbeck_policy.spec_of(file) if name == "limbeck_policy" else None
+    return own is not None and stated.shape_of(own.action_space) == stated.shape_of(team.action_space)
 
 
 def _is_reference(text: str) -> bool:

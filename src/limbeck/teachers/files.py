@@ -99,7 +99,7 @@ def read(path: Path) -> File:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
                 raise InputError(f"{shown} is no regular file of at most {MAX_FILE >> 20} MiB. Give a teacher file.")
-            content = stream.read(MAX_FILE + 1)
+            content = stream.read(status.st_size + 1)  # not MAX_FILE: that many bytes would be set aside
     except IsADirectoryError as error:
         raise InputError(f"{shown} is a folder. Give the teacher file inside it.") from error
     except (OSError, ValueError) as error:

@@ -41,7 +41,7 @@ from limbeck.contracts import (
     Teacher,
     TeacherInfo,
 )
-from limbeck.errors import InputError, printable, unknown
+from limbeck.errors import InputError, LimbeckError, printable, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +71,8 @@ class FunctionPolicy:
         return {}
 
     def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
-        parts = _arrays(_called(self._function, obs, len(first), self._name), self._name)
-        params = _FORMS[self._form](parts, self._head)
+        parts = arrays(_called(self._function, obs, len(first), self._name), self._name)
+        params = FORMS[self._form](parts, self._head)
         if params.shape != (len(first), self._head.width):
             raise InputError(
                 f"{self._name} returned {params.shape} for {len(first)} observations, needed ({len(first)}, {self._head.width}). Mend the teacher."
@@ -89,7 +89,7 @@ def from_callable(function: Function, spec: Spec, kind: str | None = None, name:
     """A teacher from `obs [B, ...] -> actions | logits | action values | (mean, std)`; the rules stand at the top."""
     shown = printable(name or getattr(function, "__name__", type(function).__name__))
     info = TeacherInfo(shown, "callable", "callable", "")
-    return _teacher(function, spec, kind, info)
+    return from_function(function, spec, kind, info)
 
 
 def from_module(module: torch.nn.Module, spec: Spec, kind: str | None = None) -> Teacher:
@@ -112,7 +112,7 @@ def from_module(module: torch.nn.Module, spec: Spec, kind: str | None = None) ->
             )
     count = sum(value.numel() for value in weights.values())
     info = TeacherInfo(name, "torch", name, _digest(weights), {"parameters": count})
-    return _teacher(function, spec, kind, info)
+    return from_function(function, spec, kind, info)
 
 
 def is_module(source: object) -> bool:
@@ -161,19 +161,21 @@ def _tensors(obs: Observation, space: gym.Space[Any], device: torch.device) -> A
 # ---------------------------------------------------------------- reading what comes back
 
 
-def _teacher(function: Function, spec: Spec, kind: str | None, info: TeacherInfo) -> Teacher:
+def from_function(function: Function, spec: Spec, kind: str | None, info: TeacherInfo) -> Teacher:
+    """The same with a record of what it is; `info.path` names it in errors."""
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
     spaces.flat_size(spec.observation_space)  # refuses spaces that no student could see
-    obs = _trial_batch(spec)
+    obs = trial_batch(spec)
     raw = _called(function, obs, _SAMPLE, info.path)
-    head, form = _interpret(_arrays(raw, info.path), spec.action_space, kind, info.path)
+    head, form = interpret(arrays(raw, info.path), spec.action_space, kind, info.path)
     policy = FunctionPolicy(function, spec, head, form, info.path)
     _check_stateless(policy, obs)
     return Teacher(policy, info)
 
 
-def _trial_batch(spec: Spec) -> Observation:
+def trial_batch(spec: Spec) -> Observation:
+    """[4, ...] observations that depend on the space alone, to see what an answer looks like."""
     rng = seeding.generator(0, "golden")
     batch = tasks.empty_observation(spec, _SAMPLE)
     space = spec.observation_space
@@ -197,25 +199,27 @@ def _trial(space: gym.Space[Any], empty: Array, rng: np.random.Generator) -> Arr
 def _called(function: Function, obs: Observation, batch: int, name: str) -> Any:
     try:
         return function(obs)
+    except LimbeckError:  # it says what is wrong itself
+        raise
     except Exception as error:
         raise InputError(
             f"{name} raised {type(error).__name__} on a batch of {batch} observations: {printable(error)}. A teacher takes observations with a leading batch axis."
         ) from error
 
 
-def _arrays(raw: Any, name: str) -> list[Array]:
+def arrays(raw: Any, name: str) -> list[Array]:
     """The parts of an answer as float32 or integer arrays with leading axis B."""
     parts = list(raw) if isinstance(raw, tuple) else [raw]
-    arrays = [np.asarray(p.detach().cpu().numpy() if hasattr(p, "detach") else p) for p in parts]
-    if any(a.dtype.kind not in "fiub" or a.ndim == 0 for a in arrays) or len(arrays) > 2:
-        given = ", ".join(f"{a.dtype}{list(a.shape)}" for a in arrays[:4])
+    found = [np.asarray(p.detach().cpu().numpy() if hasattr(p, "detach") else p) for p in parts]
+    if any(a.dtype.kind not in "fiub" or a.ndim == 0 for a in found) or len(found) > 2:
+        given = ", ".join(f"{a.dtype}{list(a.shape)}" for a in found[:4])
         raise InputError(
             f"{name} returned {printable(given)}. Allowed: one array of actions or rows with leading axis B, or (mean, std) on a Box."
         )
-    return [a.astype(np.float32) if a.dtype.kind == "f" else a for a in arrays]
+    return [a.astype(np.float32) if a.dtype.kind == "f" else a for a in found]
 
 
-def _interpret(parts: list[Array], space: gym.Space[Any], kind: str | None, name: str) -> tuple[Head, Form]:
+def interpret(parts: list[Array], space: gym.Space[Any], kind: str | None, name: str) -> tuple[Head, Form]:
     """Which head and which form fit the trial answer."""
     integers, width = parts[0].dtype.kind != "f", int(np.prod(parts[0].shape[1:]))
     if isinstance(space, gym.spaces.Box):
@@ -236,7 +240,7 @@ def _interpret(parts: list[Array], space: gym.Space[Any], kind: str | None, name
             if head.kind == "multicategorical"
             else head.width
         )
-        if len(parts) == 1 and integers and width == choices and kind != "probabilities":
+        if len(parts) == 1 and integers and width == choices and kind not in ("probabilities", "q"):
             return head, "actions"
         if len(parts) == 1 and not integers and width == head.width:
             return head, "probabilities" if kind == "probabilities" else "rows"
@@ -304,7 +308,7 @@ def _sure(parts: list[Array], head: Head) -> Floats:
     return np.float32(SURE) * (np.concatenate(columns, axis=1) - 1)
 
 
-_FORMS: dict[Form, Callable[[list[Array], Head], Floats]] = {
+FORMS: dict[Form, Callable[[list[Array], Head], Floats]] = {
     "rows": _rows,
     "actions": _sure,
     "probabilities": _log_probabilities,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from limbeck import distributions, rollout, seeding, spaces
 from limbeck.contracts import Episodes, Evaluation, Floats, Head, Mode, Task, Teacher, TeacherInfo
 from limbeck.errors import InputError
+from limbeck.recordings import Recordings
 from limbeck.settings import VerifySettings
 
 RESAMPLES = 2000
@@ -65,6 +66,29 @@ def verify(
         )
     notes = tuple(f"accepted although {complaint}" for complaint in complaints)
     return Verification(evaluations, mode, notes + _mode_note(evaluations, mode))
+
+
+def of_recordings(records: Recordings, task: Task, settings: VerifySettings, run_seed: int) -> Verification:
+    """Recordings as a teacher: worth the returns they hold, against random play in the task."""
+    if not records.has_rewards:
+        raise InputError(
+            f"the recordings {records.name} hold no rewards, so there is nothing to hold the students' return against. Add the column reward, or imitate with --data and without an environment."
+        )
+    seeds = [seeding.episode_seed(run_seed, "verify", i) for i in range(settings.random_episodes)]
+    chance = rollout.play(None, task, seeds, mode="uniform", run_seed=run_seed)
+    lengths = np.array([end - begin for begin, end in records.episodes], np.int64)
+    shown = Episodes(task.name, np.full(len(lengths), -1, np.int64), records.returns, lengths)
+    evaluations = {
+        "greedy": evaluate("teacher", "greedy", shown, run_seed),
+        "random": evaluate("random", "sampled", chance, run_seed),
+    }
+    complaints = _complaints(evaluations, "greedy", settings.expect)
+    if complaints and not settings.accept:
+        raise InputError(
+            f"the recordings are not what they should be on {task.name}: {' and '.join(complaints)}. Give those of this environment, or imitate them as they are with --accept-teacher."
+        )
+    notes = tuple(f"accepted although {complaint}" for complaint in complaints)
+    return Verification(evaluations, "greedy", (*notes, f"the teacher is {len(lengths)} recorded episodes"))
 
 
 def stated_return(info: TeacherInfo) -> float | None:

@@ -1,4 +1,5 @@
-"""Train a teacher: Stable-Baselines3 underneath, the best checkpoint kept, its return measured on fresh seeds.
+"""Train a teacher: Stable-Baselines3 underneath, the best checkpoint kept, its return measured on fresh seeds; for a
+labelled set a classifier (`labelled`), measured on the test part.
 
 The best of many checkpoints looks better than it is on the episodes that chose it, so three streams of seeds never
 meet: training episodes, validation episodes (they choose) and fresh ones (they give the number that is stated).
@@ -19,10 +20,11 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck import rollout, seeding, spaces, storage, tasks
+from limbeck import blueprints, rollout, seeding, spaces, storage, tasks
 from limbeck.contracts import Evaluation, Spec
 from limbeck.errors import IncompleteError, InputError, printable, unknown
-from limbeck.teaching import sb3
+from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.teaching import labelled, sb3
 from limbeck.teaching.presets import PRESETS, Preset, preset_for
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = ["PRESETS", "Preset", "TaughtTeacher", "teach"]
 
 Progress = Callable[[int, float], None]  # (environment steps so far, mean return on the validation seeds)
 TEACHER, SIDECAR, FORMAT = "teacher.zip", "teacher.json", "limbeck-teacher-1"
+CLASSIFIER, CLASSIFIER_FILE = "classifier", "teacher.safetensors"  # for labelled sets
 # Half of a stream's 2**27 indices. Training episodes count up from 0 and validation from here; the fresh seeds start
 # here too, so that verifying the teacher later, from index 0 of "verify", plays episodes of its own.
 SECOND_HALF = 1 << 26
@@ -56,7 +59,7 @@ class TaughtTeacher:
 
 
 def teach(
-    env: str | tasks.EnvTask,
+    env: str | tasks.EnvTask | tasks.DatasetTask,
     *,
     out: Path,
     algorithm: str = "ppo",
@@ -71,9 +74,14 @@ def teach(
     """Train by "ppo" or "dqn" on `env` for at most `env_steps` steps; write `<out>/teacher.zip` and `<out>/teacher.json`.
 
     `settings` replaces entries of the preset by their Stable-Baselines3 names. The same seed gives the same weights.
+    A labelled set is taught by "classifier": `<out>/teacher.safetensors`, epochs instead of steps, no `settings`.
     Ctrl-C measures and keeps the best checkpoint so far, then raises IncompleteError.
     """
     out = Path(out)
+    if algorithm == CLASSIFIER:
+        if env_steps is not None or settings:
+            raise InputError("a classifier has a fixed number of epochs. Drop env_steps and settings.")
+        return _teach_classifier(env, out, seed, on_progress)
     task = _trainable(env, algorithm)
     preset = preset_for(algorithm, task.name, type(task.spec.action_space).__name__, env_steps, settings or {})
     _check_counts(evaluations=evaluations, validation_episodes=validation_episodes, fresh_episodes=fresh_episodes)
@@ -94,10 +102,12 @@ def teach(
 # ---------------------------------------------------------------- what was asked for
 
 
-def _trainable(env: str | tasks.EnvTask, algorithm: str) -> tasks.EnvTask:
+def _trainable(env: str | tasks.EnvTask | tasks.DatasetTask, algorithm: str) -> tasks.EnvTask:
     if algorithm not in PRESETS:
-        raise unknown("algorithm", algorithm, PRESETS)
+        raise unknown("algorithm", algorithm, [*PRESETS, CLASSIFIER])
     task = tasks.resolve(env)
+    if isinstance(task, tasks.DatasetTask):
+        raise InputError(f"{printable(task.name)} cannot be trained on by {algorithm}. Allowed there: {CLASSIFIER}.")
     if not isinstance(task, tasks.EnvTask):
         raise InputError(
             f"{printable(task.name)} cannot be trained on. Allowed: a Gymnasium id or package.module:EnvId."
@@ -231,6 +241,48 @@ def _one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+# ---------------------------------------------------------------- labelled sets
+
+
+def _teach_classifier(
+    env: str | tasks.EnvTask | tasks.DatasetTask, out: Path, seed: int, on_progress: Progress | None
+) -> TaughtTeacher:
+    """Train a classifier, state its share of labels right on every row of the test part, which chose nothing."""
+    task = tasks.resolve(env)
+    if not isinstance(task, tasks.DatasetTask):
+        raise InputError(f"{printable(task.name)} is no labelled set. Allowed for {CLASSIFIER}: {', '.join(tasks.DIGITS)}, mnist.")  # fmt: skip
+    _refuse_finished(out)
+    rows = task.train_rows
+
+    def told(epoch: labelled.Epoch) -> None:
+        if on_progress is not None:
+            on_progress(epoch.number * rows, epoch.validation_accuracy)
+
+    with storage.locked(out):
+        found = labelled.train_classifier(task, seed=seed, on_epoch=told)
+        file, sidecar = out / CLASSIFIER_FILE, out / SIDECAR
+        seeds = [seeding.episode_seed(seed, "proof", i) for i in range(task.proof_episodes)]
+        played = rollout.play(NumpyPolicy(found.blueprint), task, seeds, slots=SLOTS)
+        chance = float(rollout.play(None, task, seeds, mode="uniform", run_seed=seed, slots=SLOTS).returns.mean())
+        mean, (low, high) = float(played.returns.mean()), _interval(played.returns, seed)
+        trained, stated = len(found.epochs) * rows, {"mean": mean, "low": low, "high": high, "episodes": len(seeds)}
+        made = {"algorithm": CLASSIFIER, "environment": task.name, "seed": seed, "env_steps": trained}
+        blueprints.save(found.blueprint, file, {**made, "return": stated})
+        digest = storage.sha256(file)
+        storage.write_json(sidecar, {
+            "format": FORMAT, "file": file.name, "env": task.name, "algorithm": CLASSIFIER, "seed": seed,
+            "sha256": digest, "epochs": storage.plain(found.epochs), "kept_epoch": found.kept, "random_return": chance,
+            "stated_return": mean, "stated_low": low, "stated_high": high, "confidence": 0.95, "episodes": len(seeds),
+        })  # fmt: skip
+    evaluation = Evaluation(
+        "teacher", "greedy", mean, low, high, len(seeds), len(seeds), tuple(played.returns.tolist())
+    )
+    notes = (*task.notes, *_doubts(low, chance))
+    return TaughtTeacher(
+        file, sidecar, evaluation, chance, CLASSIFIER, task.name, trained, found.kept * rows, digest, notes
+    )
 
 
 # ---------------------------------------------------------------- what it is worth

@@ -32,6 +32,11 @@ def inspect(file: File) -> TeacherInfo:
     return info(file, "limbeck", str(provenance.get("algorithm", "unknown")), {**shape_facts(drawn), **provenance})
 
 
+def spec_of(file: File) -> Spec:
+    """The spaces that the policy was made for."""
+    return _read(file)[0].spec
+
+
 def _on(drawn: Blueprint, spec: Spec, given: Given) -> tuple[Blueprint, tuple[str, ...]]:
     """The policy on the task's spaces."""
     view, notes = seeing.view_on(drawn.spec, drawn.view, spec, given.view)

@@ -8,6 +8,7 @@ from limbeck.contracts import Teacher, TeacherInfo
 from limbeck.errors import InputError
 from limbeck.teachers import files, normaliser, sb3
 from limbeck.teachers.files import File, Given, info, rebuilt, shape_facts
+from limbeck.teachers.sb3.policy import Statistics
 
 SUFFIXES = (".zip",)
 
@@ -27,7 +28,10 @@ def with_statistics(saved: sb3.Saved, file: File, given: Given, format_: str) ->
     path = Path(given.normaliser) if given.normaliser is not None else normaliser.beside(file.path)
     statistics = files.read(path) if path is not None else None
     drawn, notes, unread = sb3.policy(
-        saved, given.spec or sb3.spec_of(saved), (statistics.content, statistics.name) if statistics else None
+        saved,
+        given.spec or sb3.spec_of(saved),
+        Statistics(statistics.content, statistics.name) if statistics else None,
+        given.view,
     )
     facts = sb3.facts(saved) | ({"normaliser_sha256": statistics.sha256} if statistics else {})
     return rebuilt(drawn, info(file, format_, sb3.algorithm(saved), facts, (*saved.unread, *unread), notes))

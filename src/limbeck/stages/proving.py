@@ -1,0 +1,212 @@
+"""The verdicts of a family: each artefact plays for itself, largest to smallest; what cannot be proved is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck import exporters, proof, seeding, spaces, storage
+from limbeck.contracts import (
+    Artifact,
+    Blueprint,
+    Bounds,
+    Latency,
+    Policy,
+    Proof,
+)
+from limbeck.proof import Measured, ReturnCache
+from limbeck.reporting.reading import build
+from limbeck.runtimes.compiled_c import CPolicy
+from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.runtimes.shadow import Shadowed
+from limbeck.stages.choosing import Chosen
+from limbeck.stages.scene import Scene
+from limbeck.tasks import RecordedTask
+from limbeck.teachers.demonstrations import DemonstratedPolicy
+
+TOLD_EVERY = 256  # episodes of a proof between two lines of progress
+HELD_OUT = 100  # episodes on which a student is measured where nothing can be proved
+FIDELITY_EPISODES = 8  # of the student itself, on which it is held against its teacher
+
+
+# ---------------------------------------------------------------- proof
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The verdicts of a family and what they cost."""
+
+    proofs: Mapping[str, Proof]
+    latency: Mapping[str, Mapping[str, Latency]]
+    notes: Mapping[str, Mapping[str, str]]  # member -> target -> whose verdict it carries
+    proof_steps: int
+    bound_steps: int
+
+
+def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]]) -> Proved:
+    """Largest to smallest, each at full alpha, until the first that is not proved; the artefact takes the actions."""
+    run, settings = here.run, here.run.recipe.prove
+    if (why := unprovable(here)) is not None:
+        return _measured(here, chosen, artifacts, why)
+
+    def fix() -> dict[str, Any]:
+        run.tell("prove", "fixing floor and ceiling: verification's episodes, and random ones on seeds of their own")
+        bounds, steps = proof.bounds_for(here.task, here.evaluations, settings, here.seed, here.mode)
+        return {"bounds": bounds, "env_steps": steps}
+
+    fixed = run.record("bounds", fix)
+    bounds = build(Bounds, fixed["bounds"], "bounds")
+    run.tell("prove", f"returns lie in [{bounds.floor:.4g}, {bounds.ceiling:.4g}]: {bounds.source}")
+    if (most := here.task.proof_episodes) is not None and most < settings.max_episodes:
+        run.tell("prove", f"{here.task.name} has {most:,} test rows: no proof is longer, since a row counts once")
+    proofs: dict[str, Proof] = {}
+    notes: dict[str, dict[str, str]] = {}
+    latencies: dict[str, dict[str, Latency]] = {}
+    steps, going = 0, True
+    for one in chosen:
+        name = one.member.name
+        if going:
+            record = run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts[name], bounds))
+            proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
+            steps += record["env_steps"]
+            going = proofs[name].verdict == "proved"
+            _tell_verdict(here, proofs[name])
+            _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
+            for target, own in record.get("others", {}).items():
+                _write_once(run.folder / "proofs" / f"{name}.{target}.json", build(Proof, own, "proof"))
+        else:
+            run.tell("prove", f"{name}: not tested, the sequence stops at the first member that is not proved")
+        timed = run.record(f"latency-{name}", partial(_latency, one, artifacts[name]))
+        latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
+    return Proved(proofs, latencies, notes, steps, fixed["env_steps"])
+
+
+def unprovable(here: Scene) -> Measured | None:
+    """Why nothing can be proved here, None where it can."""
+    if isinstance(here.task, RecordedTask):
+        return Measured(proof.NO_ENVIRONMENT)
+    if isinstance(here.teacher.policy, DemonstratedPolicy):
+        return Measured(proof.NO_PLAYER, here.teacher.policy.records.returns.tolist())
+    return None
+
+
+def _measured(
+    here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]], why: Measured
+) -> Proved:
+    """Every member's returns on held-out episodes, "not proved"; each target still says whether it acts alike."""
+    run, recipe = here.run, here.run.recipe
+    count = min(here.task.proof_episodes or HELD_OUT, HELD_OUT)
+    seeds = [seeding.episode_seed(here.seed, "proof", i) for i in range(count)]
+    bounds = here.task.bounds or Bounds(-math.inf, math.inf, "none: nothing is proved")
+    proofs: dict[str, Proof] = {}
+    notes: dict[str, dict[str, str]] = {}
+    latencies: dict[str, dict[str, Latency]] = {}
+    for one in chosen:
+        name = one.member.name
+
+        def compute(one: Chosen = one, name: str = name) -> dict[str, Any]:
+            (played_by, main), *others = players(one.blueprint, artifacts[name]).items()
+            shadowed = Shadowed(main, dict(others))
+            found = proof.measure(
+                shadowed, here.teacher.policy, here.task, why, seeds, bounds, recipe.prove, member=name, played_by=played_by, run_seed=here.seed,
+            )  # fmt: skip
+            if why.teacher_returns is None:
+                fidelity = proof.fidelity(main, here.teacher.policy, here.task, seeds)
+                found = replace(found, fidelity=fidelity.values)
+            told = {played_by: "not proved"}
+            for target, _ in others:
+                different = shadowed.different[target]
+                told[target] = f"acted differently in {different} rows" if different else shadowed.agreed()
+            return {"proof": found, "notes": told, "env_steps": found.env_steps}
+
+        record = run.record(f"prove-{name}", compute)
+        proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
+        run.tell("prove", f"{name}: not proved: {proofs[name].reason}")
+        _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
+        timed = run.record(f"latency-{name}", partial(_latency, one, artifacts[name]))
+        latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
+    return Proved(proofs, latencies, notes, sum(p.env_steps for p in proofs.values()), 0)
+
+
+def _write_once(path: Path, found: Proof) -> None:
+    """A proof that `limbeck prove` went on with is not put back to where the run left it."""
+    if not path.exists():
+        storage.write_json(path, found)
+
+
+def players(blueprint: Blueprint, artifacts: Sequence[Artifact]) -> dict[str, Policy]:
+    """Every artefact that runs here, best player first; numpy where no compiler made the C run."""
+    able: dict[str, Policy] = {}
+    for artifact in sorted(artifacts, key=lambda a: a.target != "c"):
+        if artifact.compiled:
+            able[artifact.target] = exporters.load(artifact.folder.parent, artifact.target)
+    return able if "c" in able else {"numpy": NumpyPolicy(blueprint), **able}
+
+
+def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: Bounds) -> dict[str, Any]:
+    """One member's verdict, and for every other target whether it shares it or earned its own."""
+    able = players(one.blueprint, artifacts)
+    (played_by, main), *others = able.items()
+    cache = ReturnCache(here.run.folder / "proofs" / "returns.json", str(here.run.recipe.teacher_sha256))
+    shadowed = Shadowed(main, dict(others))
+    found = prove_policy(here, shadowed, one.member.name, played_by, bounds, cache)
+    notes, steps = {played_by: "played the proof"}, found.env_steps
+    proofs: dict[str, Proof] = {}
+    for target, policy in others:
+        if not shadowed.different[target]:
+            notes[target] = shadowed.agreed()
+            continue
+        proofs[target] = own = prove_policy(here, policy, one.member.name, target, bounds, cache)
+        steps += own.env_steps
+        notes[target] = (
+            f"{own.verdict}, its own proof over {own.episodes} episodes: it acted differently in {shadowed.different[target]} rows"
+        )
+    seeds = [seeding.episode_seed(here.seed, "fidelity", i) for i in range(FIDELITY_EPISODES)]
+    fidelity = proof.fidelity(main, here.teacher.policy, here.task, seeds)
+    return {
+        "proof": replace(found, fidelity=fidelity.values),
+        "others": proofs,
+        "notes": notes,
+        "env_steps": steps + fidelity.env_steps,
+    }
+
+
+def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bounds: Bounds, cache: ReturnCache) -> Proof:
+    """The e-process of one policy against the run's teacher; a long one says now and then how far it is."""
+
+    def look(episodes: int, log_wealth: float) -> None:
+        if episodes % TOLD_EVERY == 0:
+            here.run.tell("prove", f"{member}: {episodes} episodes, e-value {math.exp(log_wealth):.3g}")
+
+    return proof.prove(
+        policy, here.teacher.policy, here.task, member=member, played_by=played_by, bounds=bounds, settings=here.run.recipe.prove,
+        run_seed=here.seed, teacher_mode=here.mode, cache=cache, on_look=look,
+    )  # fmt: skip
+
+
+def _tell_verdict(here: Scene, found: Proof) -> None:
+    claim = f"keeps >= {100 * found.retain:g} % of the teacher, {100 * (1 - found.alpha):g} % confidence"
+    text = claim if found.verdict == "proved" else f"{found.verdict}: {found.reason}"
+    here.run.tell(
+        "prove",
+        f"{found.member}: {text}, {found.episodes} episodes, about {100 * found.retention:.1f} %, played by {found.played_by}",
+    )
+
+
+def _latency(one: Chosen, artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    able = {**players(one.blueprint, artifacts), "numpy": NumpyPolicy(one.blueprint)}
+    return {"latency": {target: _timed(policy, one) for target, policy in able.items()}}
+
+
+def _timed(policy: Policy, one: Chosen) -> Latency:
+    """One step at batch 1: the artefact's own fast path where it has one, else a call of the policy."""
+    if isinstance(policy, CPolicy):
+        obs = np.zeros(spaces.input_size(one.blueprint.spec.observation_space, one.blueprint.view), np.float32)
+        return proof.latency_of(lambda: policy.step(obs))
+    return proof.latency(policy)

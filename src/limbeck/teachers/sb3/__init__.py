@@ -1,0 +1,16 @@
+"""Policies of Stable-Baselines3 and sb3-contrib, rebuilt from their weights and from what the zip states in the open.
+
+zip.py         the settings and weights of a zip; every pickled blob is dropped unread
+families.py    which algorithm family a state dict is, and its actor and critic as layers
+extractors.py  the features extractors: flatten, NatureCNN, one for each entry of a Dict
+weights.py     torch tensors as layers
+policy.py      network, view, normaliser and head as one Blueprint
+"""
+
+from limbeck.teachers.sb3.families import known
+from limbeck.teachers.sb3.policy import algorithm, facts, policy, spec_of, trained_normalised
+from limbeck.teachers.sb3.zip import Saved, from_weights, is_sb3, read
+
+__all__ = [
+    "Saved", "algorithm", "facts", "from_weights", "is_sb3", "known", "policy", "read", "spec_of", "trained_normalised",
+]  # fmt: skip
