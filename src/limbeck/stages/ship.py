@@ -22,7 +22,7 @@ from limbeck.contracts import (
 from limbeck.exporters import golden
 from limbeck.reporting.reading import build
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.stages import labelled
+from limbeck.stages import blindness, labelled
 from limbeck.stages.choosing import Chosen, Cost
 from limbeck.stages.proving import Proved, unprovable
 from limbeck.stages.scene import Progress, Scene
@@ -119,7 +119,7 @@ def conclude(
     result = RunResult(
         here.task.name, here.teacher.info, here.evaluations, here.mode, run.recipe.prove.retain, run.recipe.prove.alpha, members, bill,
         run.identity["machine"], run.identity["versions"], f"limbeck distill {shlex.quote(str(run.folder / runs.RECIPE))} --out NEW_FOLDER",
-        tuple(getattr(here.task, "notes", ())), _scores(here, chosen),
+        (*getattr(here.task, "notes", ()), *unknown), _scores(here, chosen),
     )  # fmt: skip
     if not (run.folder / runs.RESULT).exists():
         storage.write_json(run.folder / runs.RESULT, result)
