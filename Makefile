@@ -15,7 +15,7 @@ demo: $(VENV)/.demo  ## The whole job on the bundled teacher: a proved, exported
 test: $(VENV)/.test lint types  ## Lint, types, import layers, unit, contract and end-to-end tests.
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-all: $(VENV)/.test lint types  ## The same and everything marked slow.
+test-all: $(VENV)/.test-all lint types  ## The same and everything marked slow: hours, and 3 GB of environments.
 	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 lint: $(VENV)/.test
@@ -56,4 +56,9 @@ $(VENV)/.fixtures: $(VENV)/.test
 	test -x $(OLD_SB3)/bin/python || $(PYTHON) -m venv $(OLD_SB3)
 	bash scripts/install_torch.sh $(OLD_SB3)/bin/python
 	$(OLD_SB3)/bin/python -m pip --quiet install -c constraints.txt 'stable-baselines3==2.0.0' 'gymnasium==0.28.1' 'numpy<2'
+	touch $@
+
+$(VENV)/.test-all: $(VENV)/.test
+	@echo "installing what only the long tests need"
+	$(PIP) install -c constraints.txt -e '.[test-all]'
 	touch $@

@@ -34,7 +34,7 @@ class StandIn:
                 outer.answer(self, body=True)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
 
     @property
@@ -66,7 +66,7 @@ class StandIn:
     def refuse(self, request: BaseHTTPRequestHandler, status: int, code: str) -> None:
         request.send_response(status)
         request.send_header("X-Error-Code", code)
-        request.send_header("X-Error-Message", f"{code}\nsecond line")
+        request.send_header("X-Error-Message", code)
         request.send_header("Content-Length", "0")
         request.end_headers()
 

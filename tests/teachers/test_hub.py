@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,17 @@ def test_what_cannot_be_had_is_one_line(server, monkeypatch):
             teachers.load(address, CART)
         assert "\n" not in str(caught.value)
         assert "canarytoken" not in str(caught.value)
+
+
+def test_a_hub_out_of_reach_is_one_line_soon_and_the_cache_still_serves(server, monkeypatch):
+    digest = teachers.load(ZIP, CART).info.sha256
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert teachers.load(ZIP, CART).info.sha256 == digest
+    began = time.monotonic()
+    with pytest.raises(InputError, match="the Hub was not reached") as caught:
+        teachers.load("hf://org/repo:other.zip", CART)
+    assert time.monotonic() - began < 5
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_too_large_is_not_fetched(server):

@@ -97,7 +97,7 @@ def conclude(
     """result.json: everything the report, the table and --json tell."""
     run = here.run
     _film(here, chosen, proved)
-    blindness.notes(here, chosen)  # what no training could have taught
+    unknown = blindness.notes(here, chosen)  # what no training could have taught
     records = [storage.read_json(path) for path in sorted((run.folder / "records").glob("*.json"))]
     played = 0 if isinstance(here.task, RecordedTask) else 1  # steps of recordings are nobody's environment steps
     bill = Bill(

@@ -102,18 +102,37 @@ def _download(address: Address) -> Path:
         from huggingface_hub import errors
     except ImportError as error:
         raise missing_library("huggingface_hub", "hub", "a teacher on the Hugging Face Hub") from error
-    asked: dict[str, Any] = {"revision": address.revision, "endpoint": os.environ.get("HF_ENDPOINT") or None}
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    asked: dict[str, Any] = {"revision": address.revision, "endpoint": endpoint}
     try:
-        found = huggingface_hub.hf_hub_download(address.repo, address.file, dry_run=True, **asked)
-        if (found.file_size or 0) > files.MAX_FILE:
-            raise InputError(
-                f"{address} holds {found.file_size:,} bytes. Allowed: {files.MAX_FILE:,}. Give the policy alone."
-            )
-        return Path(huggingface_hub.hf_hub_download(address.repo, address.file, **asked))
+        if _is_commit(address.revision):
+            found = huggingface_hub.try_to_load_from_cache(address.repo, address.file, revision=address.revision)
+            if isinstance(found, str):
+                return Path(found)
+        url = huggingface_hub.hf_hub_url(address.repo, address.file, **asked)
+        offline = not _is_within_reach(url, address, huggingface_hub, errors)
+        return Path(huggingface_hub.hf_hub_download(address.repo, address.file, local_files_only=offline, **asked))
     except InputError:
         raise
     except Exception as error:  # the library's own errors and its network library's share no base
         raise InputError(f"{address} cannot be had: {_reason(error, errors)}") from error
+
+
+def _is_within_reach(url: str, address: Address, library: Any, errors: Any) -> bool:
+    """Whether the Hub answers. Raises what it refuses, and InputError for a file that is too large."""
+    try:
+        size = library.get_hf_file_metadata(url).size
+    except Exception as error:
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        return False  # no network, or a Hub in trouble: the cache may have it; asking again takes the library long
+    if (size or 0) > files.MAX_FILE:
+        raise InputError(f"{address} holds {size:,} bytes. Allowed: {files.MAX_FILE:,}. Give the policy alone.")
+    return True
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _reason(error: Exception, errors: Any) -> str:
