@@ -16,8 +16,6 @@ IMITABLE = 1 - 1 / (2 * LENGTH)  # share of the teacher's choices that such a po
 class HiddenBit(gym.Env[dict[str, Any], int]):
     """Every action leads on; the last one pays 1 if it is the bit, and two of the four actions never are."""
 
-    metadata = {"render_modes": []}
-
     def __init__(self) -> None:
         self.observation_space = spaces.Dict(
             {"bit": spaces.Discrete(2), "place": spaces.Box(0, 1, (LENGTH,), np.float32)}

@@ -59,7 +59,14 @@ def blueprint(name: str, net: ActorCritic, task: Task, record: dict[str, Any]) -
     if net.network.normalise:
         normaliser = Normaliser(net.mean.numpy().copy(), net.scale.numpy().copy(), CLIP)
     head = spaces.head_for(task.spec.action_space, kind)
-    return Blueprint(task.spec, head, policy, normaliser=normaliser, value_layers=value, name=f"ppo-{name}")
+    return Blueprint(
+        task.spec,
+        head,
+        policy,
+        normaliser=normaliser,
+        value_layers=value,
+        name=f"{record.get('algorithm', 'PPO').lower()}-{name}",
+    )
 
 
 def _trunk_layers(net: ActorCritic) -> Iterator[Layer]:
@@ -128,17 +135,21 @@ def main() -> None:
     played = rollout.play(NumpyPolicy(drawn), task, seeds)
     low, high = bootstrap(played.returns, 0)
     measured = {"mean": float(played.returns.mean()), "low": low, "high": high, "episodes": args.episodes}
+    before = {**record["return"], "mode": "greedy", "interval": "95 %, Student's t over episodes"}
+    file_return = {**measured, "mode": "greedy", "interval": "95 %, bootstrap over episodes"}
+    few = args.episodes < before["episodes"]  # a large network is slow in numpy: then the many episodes are stated
     provenance = {
-        "algorithm": "PPO",
+        "algorithm": record.get("algorithm", "PPO"),
         "environment": record["env"],
         "env_kwargs": record["env_kwargs"],
-        "recipe": f"recipes/teachers/train.py {args.name}",
+        "recipe": record.get("recipe", f"recipes/teachers/train.py {args.name}"),
         "settings": settings,
         "seed": settings["seed"],
         "env_steps": settings["steps"],
         "cpu_seconds": record["cpu_seconds"],
-        "return": {**measured, "mode": "greedy", "interval": "95 %, bootstrap over episodes"},
-        "return_before_conversion": record["return"],
+        "return": before if few else file_return,
+        "return_before_conversion": before,
+        "return_after_conversion": file_return,
     }
     blueprints.save(drawn, file, provenance=provenance)
     again, _ = blueprints.load(file)

@@ -1,13 +1,15 @@
 """Makes programs that try to create a marker file, and, as positive control, runs them without any confinement.
 
 python program_attacks.py FOLDER
-Writes call.pt (TorchScript), pickled.pt2 (torch.export with a pickle among its sample inputs), quiet.pt (TorchScript
-that prints, for the pipe) and endless.pt; prints which of the first two created FOLDER/CANARY when used.
+Writes call.pt (TorchScript), pickled.pt2 and weight.pt2 (torch.export with a pickle in its sample inputs, or as a
+weight), quiet.pt (TorchScript that prints, for the pipe), greedy.pt and endless.pt; tells which of the first three
+created FOLDER/CANARY when used.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
 import warnings
@@ -18,6 +20,7 @@ import torch
 
 FOLDER = Path(sys.argv[1])
 MARKER = FOLDER / "CANARY"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 class Canary:
@@ -52,14 +55,20 @@ class Greedy(torch.nn.Module):
         return x[:, :2] + torch.ones([1 << 34]).sum() * 0
 
 
-def evil_pt2() -> Path:
-    source, target, buffer = FOLDER / "good.pt2", FOLDER / "pickled.pt2", io.BytesIO()
-    torch.export.save(torch.export.export(torch.nn.Linear(4, 2), (torch.zeros(2, 4),)), source)
+def evil_pt2(name: str) -> Path:
+    """A .pt2 whose sample inputs, or one of whose weights (declared as pickled), are the payload."""
+    target, buffer = FOLDER / name, io.BytesIO()
     torch.save(Canary(), buffer)
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
-        for name in old.namelist():
-            inside = name.endswith("data/sample_inputs/model.pt")
-            new.writestr(name, buffer.getvalue() if inside else old.read(name))
+    with zipfile.ZipFile(FIXTURES / "torch_exported.pt2") as old, zipfile.ZipFile(target, "w") as new:
+        config = json.loads(old.read("torch_exported/data/weights/model_weights_config.json"))
+        entry = config["config"]["0.bias"]
+        member = "data/sample_inputs/model.pt"
+        if name == "weight.pt2":
+            entry |= {"use_pickle": True, "tensor_meta": None}
+            member = f"data/weights/{entry['path_name']}"
+        for path in old.namelist():
+            content = buffer.getvalue() if path.endswith(member) else old.read(path)
+            new.writestr(path, json.dumps(config) if path.endswith("model_weights_config.json") else content)
     return target
 
 
@@ -76,12 +85,13 @@ def main() -> None:
     for name, module in (("call", WritesOnCall(str(MARKER))), ("quiet", Prints()), ("endless", Endless()), ("greedy", Greedy())):  # fmt: skip
         torch.jit.script(module).save(str(FOLDER / f"{name}.pt"))
     torch.jit.load(str(FOLDER / "call.pt"))(torch.zeros(1, 4))
-    print("scripted", fired())
-    try:
-        torch.export.load(evil_pt2())
-    except Exception as error:  # the marker is there by then
-        print(type(error).__name__, file=sys.stderr)
-    print("exported", fired())
+    print("call.pt", fired())
+    for name in ("pickled.pt2", "weight.pt2"):
+        try:
+            torch.export.load(evil_pt2(name))
+        except Exception as error:  # the marker is there by then
+            print(type(error).__name__, file=sys.stderr)
+        print(name, fired())
 
 
 if __name__ == "__main__":

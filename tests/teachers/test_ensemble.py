@@ -219,11 +219,11 @@ def test_the_record_lists_all_members_and_identity_covers_them():
 
 
 def test_an_ensemble_of_noisy_teachers_plays_and_retains_more_than_they_do():
-    """Four copies of a teacher whose last layer is disturbed, each with noise of its own: the pool averages it out."""
+    """Six copies of a teacher, each disturbed by noise of its own: the pool averages it out."""
     task = tasks.resolve("CartPole-v1")
     sound = teachers.load(FIXTURES / "cartpole_ppo_sb3.zip", task.spec)
     assert sound.blueprint is not None
-    noisy = [disturbed(sound.blueprint, seed, 0.8) for seed in range(4)]
+    noisy = [disturbed(sound.blueprint, seed, 2.0) for seed in range(6)]
     seeds = [seeding.episode_seed(0, "collect", i) for i in range(8)]
 
     def mean_return(teacher: Teacher) -> float:
@@ -231,7 +231,6 @@ def test_an_ensemble_of_noisy_teachers_plays_and_retains_more_than_they_do():
 
     alone = [mean_return(teachers.load(m, task.spec)) for m in noisy]
     together = mean_return(teachers.load(noisy, task.spec))
-    print("alone", alone, "together", together)
     assert together > np.mean(alone) + 50
     assert together >= 0.9 * mean_return(sound)
 

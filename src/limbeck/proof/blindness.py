@@ -10,6 +10,8 @@ A gap is named only if it is beyond doubt that more rows would not close it:
   and supposing that errors fall at least as 1 / sqrt(rows);
 - what is left must exceed MATERIAL by DOUBT standard errors, taken over stretches of play, not rows. With STRETCHES or
   more of them a false alarm has a probability below 1 %.
+What no network of this size finds in so many rows counts as hidden: a view that is scrambled (the parity of many bits)
+looks like one that lacks something. That is the limit of the claim, and why few rows claim nothing.
 Memory is asked about in the same way: the view now, three earlier ones, and the mean, least and largest since the
 episode began. What a longer past would give is named apart from what no past gives.
 """
@@ -36,6 +38,7 @@ MOST_INPUTS = 2500  # of a network; wider views are not measured
 MATERIAL = {"choices": 0.01, "variance": 0.005}  # share of the answers that is worth a word
 DOUBT = 3.0  # standard errors
 REMAINING = 2.5  # 1 / (sqrt(2) - 1): error still to lose, in units of what doubling the rows has lost
+LEAST_ROWS = 2000  # fewer do not tell what is hard to learn from what cannot be learnt
 LAGS = (1, 2, 4)
 HIDDEN, BATCH, STEPS, RATE, CHECKED = 64, 256, 2000, 3e-3, 100
 PATIENCE = 6  # checks without a better one
@@ -81,8 +84,15 @@ def measure(dataset: Dataset, spec: Spec, head: Head, student: View, teacher: Vi
     if sees_all(student, teacher, student_remembers, teacher_remembers):
         return Blindness(unit, reason="the student sees all that the teacher sees")
     play = _Play.of(dataset, spec, run_seed)
-    if len(play.held_out_stretches) < STRETCHES:
-        return Blindness(unit, reason=f"not measured: {len(play.held_out_stretches)} stretches of play were held out, {STRETCHES} are needed")  # fmt: skip
+    if len(play.rows) < LEAST_ROWS:
+        return Blindness(
+            unit, reason=f"not measured: {len(play.rows):,} rows were collected, {LEAST_ROWS:,} are needed"
+        )
+    held_out = len(play.held_out_stretches)
+    if held_out < STRETCHES:
+        return Blindness(
+            unit, reason=f"not measured: {held_out} stretches of play were held out, {STRETCHES} are needed"
+        )
     own, memory = play.inputs(student, student_remembers), play.inputs(student, remembers=True)
     full = play.inputs(teacher, teacher_remembers)
     if own is None or full is None:
@@ -102,7 +112,7 @@ def measure(dataset: Dataset, spec: Spec, head: Head, student: View, teacher: Vi
         with_memory=1 - max(min(least, remembered.left), 0.0),
         fires=fires,
         rows=len(play.rows),
-        stretches=len(play.held_out_stretches),
+        stretches=held_out,
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from limbeck import spaces, storage
 from limbeck.contracts import Array, Observation, Spec
 from limbeck.errors import InputError, StorageError, missing_library, printable
+from limbeck.hdf5 import DAMAGE, check_link, check_local, check_stored
 from limbeck.recordings.records import MAX_BYTES, Recordings, checked
 
 META, DATA = "metadata.json", "main_data.hdf5"
@@ -39,7 +40,7 @@ def read(folder: Path) -> Recordings:
     try:
         with _h5py().File(io.BytesIO(content), "r") as file:
             episodes = list(_episodes(file, meta, spec, folder))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except DAMAGE as error:
         raise _bad(folder, f"{DATA} is damaged ({printable(error)})") from error
     if not episodes:
         raise _bad(folder, "it holds no episodes")
@@ -168,22 +169,23 @@ def _parts(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.S
 
 def _entry(group: Any, name: str, folder: Path) -> Any:
     """A child that lies in this very file."""
-    h5py = _h5py()
     for step in name.split(PART):
-        if not isinstance(group.get(step, getlink=True), h5py.HardLink):
-            raise _bad(folder, f"{printable(name)} is missing, or a link that leads elsewhere")
+        if step not in group:
+            raise _bad(folder, f"{printable(name)} is missing")
+        check_link(group, step, name, printable(folder))
         group = group[step]
     return group
 
 
 def _column(group: Any, name: str, space: gym.Space[Any] | None, jpeg: bool, folder: Path) -> Array:
     dataset = _entry(group, name, folder)
-    if not hasattr(dataset, "shape") or dataset.external or dataset.is_virtual:
-        raise _bad(folder, f"{printable(name)} is kept outside the file")
-    image = jpeg and space is not None and _is_image(space)
-    if dataset.nbytes > MAX_BYTES or (dataset.id.get_storage_size() == 0 and dataset.nbytes > 0):
-        raise _bad(folder, f"{printable(name)} declares {dataset.nbytes:,} bytes that are not there")
-    return _pictures(dataset, folder) if image else np.asarray(dataset[()])
+    if not hasattr(dataset, "shape"):
+        raise _bad(folder, f"{printable(name)} is no column")
+    check_local(dataset, name, printable(folder))
+    if jpeg and space is not None and _is_image(space):
+        return _pictures(dataset, folder)
+    check_stored(dataset, name, printable(folder), MAX_BYTES, "fiub")
+    return np.asarray(dataset[()])
 
 
 def _pictures(dataset: Any, folder: Path) -> Array:

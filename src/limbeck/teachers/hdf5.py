@@ -1,14 +1,8 @@
-"""Reading named arrays out of an HDF5 file that a stranger made.
-
-Nothing outside the file is ever opened: soft, external and user-defined links, external storage and virtual data sets
-are refused. A data set is read only if it has the shape that is expected of it and its bytes are really there, so a
-file of one kilobyte cannot ask for a terabyte.
-"""
+"""Named arrays out of an HDF5 file that a stranger made, each of the shape that is expected of it."""
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,20 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.contracts import Array
-from limbeck.errors import InputError, LimbeckError, UnsafeError, missing_library, printable
+from limbeck.errors import InputError, LimbeckError, missing_library, printable
+from limbeck.hdf5 import DAMAGE, MAGIC, check_link, check_local, check_stored
 
 if TYPE_CHECKING:
     import h5py
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS, MAX_DEPTH = 10_000, 16
 MAX_BYTES = 256 * 2**20  # of one data set
 MAX_TEXT = 16 * 2**20
-MAX_RATIO = 200
-_DAMAGE = (
-    OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError, NotImplementedError,
-    OverflowError, IndexError, UnicodeError, RecursionError,
-)  # fmt: skip
 
 
 class Store:
@@ -53,10 +42,7 @@ class Store:
                         f"{self._name} holds more than {MAX_OBJECTS} objects or deeper than {MAX_DEPTH}. Save the teacher again."
                     )
                 where = f"{path}{key}"
-                if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                    raise UnsafeError(
-                        f"{self._name}: {printable(where)} is a link to somewhere else. Refused, it was not followed. Allowed: weights inside the file; save the model again."
-                    )
+                check_link(group, key, where, self._name)
                 kind = group.get(key, getclass=True)
                 if kind is h5py.Group:
                     todo.append((f"{where}/", group[key], depth + 1))
@@ -65,11 +51,7 @@ class Store:
 
     def _declared(self, data: h5py.Dataset, where: str) -> tuple[int, ...]:
         """The declared shape, after the checks that need no expectation."""
-        plist = data.id.get_create_plist()
-        if plist.get_external_count() or data.is_virtual:
-            raise UnsafeError(
-                f"{self._name}: {printable(where)} keeps its numbers in another file. Refused, nothing was read. Allowed: weights inside the file; save the model again."
-            )
+        check_local(data, where, self._name)
         return tuple(int(n) for n in data.shape or ()) if data.shape is not None else (0,)
 
     def read(self, path: str, shape: tuple[int, ...]) -> Array:
@@ -84,34 +66,13 @@ class Store:
                 f"{self._name}: {printable(path)} has shape {list(self.paths[path])}, the configuration needs {list(shape)}. Save the model again."
             )
         data = self._file[path]
-        self._check_stored(data, path, shape)
+        check_stored(data, path, self._name, MAX_BYTES, "fiu")
         values = np.asarray(data[()], np.float64)
         if not np.isfinite(values).all():
             raise InputError(
                 f"{self._name}: {printable(path)} holds {int((~np.isfinite(values)).sum())} NaN or infinite numbers of {values.size}. Take an earlier checkpoint."
             )
         return values
-
-    def _check_stored(self, data: h5py.Dataset, path: str, shape: tuple[int, ...]) -> None:
-        """That the bytes which the shape needs are in the file, before anything is allocated for them."""
-        where, dtype = printable(path), data.dtype
-        if dtype.kind not in "fiu" or dtype.itemsize > 8:
-            raise InputError(f"{self._name}: {where} holds {printable(dtype)}, no plain numbers. Save the model again.")
-        needed = math.prod(shape) * dtype.itemsize
-        if needed > MAX_BYTES:
-            raise InputError(f"{self._name}: {where} declares {needed:,} bytes, allowed {MAX_BYTES:,}.")
-        plist = data.id.get_create_plist()
-        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-        if set(filters) - {1, 2}:  # deflate, shuffle
-            raise InputError(
-                f"{self._name}: {where} is stored through filter {filters}. Allowed: gzip or none. Save the model again."
-            )
-        stored = data.id.get_storage_size()
-        pieces = math.prod(data.chunks) * dtype.itemsize if data.chunks else 0
-        if stored * (MAX_RATIO if filters else 1) < needed or pieces > max(4 * needed, 2**20):
-            raise InputError(
-                f"{self._name}: {where} declares {needed:,} bytes and stores {stored:,}. Save the model again."
-            )
 
     def text(self, attribute: str) -> str | None:
         """A text kept beside the data, None where there is none."""
@@ -141,7 +102,7 @@ def opened(content: bytes, name: str) -> Iterator[Store]:
             yield Store(file, name)
     except LimbeckError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(
             f"{printable(name)} is damaged HDF5: {printable(error) or type(error).__name__}. Copy or save it again."
         ) from error

@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from limbeck.contracts import Array, Dense, HeadKind, Layer, Spec, Teacher, TeacherInfo, View
 from limbeck.errors import InputError, printable
+from limbeck.hdf5 import MAGIC
 from limbeck.spaces import flat_size
 from limbeck.teachers import fitting, hdf5, keras_config, keras_layers, layouts
 from limbeck.teachers.archive import Archive
@@ -32,7 +33,7 @@ MAX_CONFIG = 16 * 2**20
 def recognises(file: File) -> bool:
     if file.archive is not None:
         return keras_layers.is_keras(file.archive)
-    return file.content.startswith(hdf5.MAGIC)
+    return file.content.startswith(MAGIC)
 
 
 def load(file: File, given: Given) -> Teacher:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -16,8 +17,8 @@ import numpy as np
 from limbeck import spaces, tasks
 from limbeck.contracts import Array, Observation, Spec, Teacher, TeacherInfo, View
 from limbeck.errors import InputError, UnsafeError, printable
-from limbeck.teachers import modules
-from limbeck.teachers.archive import Archive
+from limbeck.teachers import hidden, modules
+from limbeck.teachers.archive import Archive, is_zip, listed
 from limbeck.teachers.confined import Confined, Kind
 from limbeck.teachers.files import File, Given, info
 
@@ -83,7 +84,21 @@ def inspect(file: File) -> TeacherInfo:
         outside = [name for name in operators if name.rsplit(".", 1)[-1] in _OUTSIDE]
         if outside:
             notes += (f"its code reaches for files: {', '.join(outside)}",)
+    else:
+        notes += _pickled_weights(archive)
     return info(file, "program", _NAMES[kind], facts, (file.name,), notes)
+
+
+def _pickled_weights(archive: Archive) -> tuple[str, ...]:
+    """Notes on weights and constants that are pickles: their names end in a number, so nobody expects one there."""
+    notes = []
+    for member in archive.members:
+        if re.search(r"/data/(weights|constants)/[^/.]+$", member):
+            content = archive.read(member)
+            if is_zip(content) or content[:1] == b"\x80":
+                names = [n for found in hidden.code_in(File(Path(member), content)).values() for n in found]
+                notes.append(f"{printable(member, 80)} is a pickle, which would use {listed(tuple(names))}")
+    return tuple(notes)
 
 
 def _kind(file: File) -> Kind:
