@@ -13,7 +13,7 @@ A gap is named only if it is beyond doubt that more rows would not close it:
 What no network of this size finds in so many rows counts as hidden: a view that is scrambled (the parity of many bits)
 looks like one that lacks something. That is the limit of the claim, and why few rows claim nothing.
 Memory is asked about in the same way: the view now, three earlier ones, and the mean, least and largest since the
-episode began. What a longer past would give is named apart from what no past gives.
+episode began. That is a summary: a memory may do better, so students with memory are not judged by it.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ def measure(dataset: Dataset, spec: Spec, head: Head, student: View, teacher: Vi
     unit: Literal["choices", "variance"] = "choices" if head.discrete else "variance"
     if sees_all(student, teacher, student_remembers, teacher_remembers):
         return Blindness(unit, reason="the student sees all that the teacher sees")
+    if student_remembers:
+        return Blindness(unit, reason="not measured: a memory may hold more than any summary of the past tells")
     play = _Play.of(dataset, spec, run_seed)
     if len(play.rows) < LEAST_ROWS:
         return Blindness(
@@ -93,7 +95,7 @@ def measure(dataset: Dataset, spec: Spec, head: Head, student: View, teacher: Vi
         return Blindness(
             unit, reason=f"not measured: {held_out} stretches of play were held out, {STRETCHES} are needed"
         )
-    own, memory = play.inputs(student, student_remembers), play.inputs(student, remembers=True)
+    own, memory = play.inputs(student, remembers=False), play.inputs(student, remembers=True)
     full = play.inputs(teacher, teacher_remembers)
     if own is None or full is None:
         return Blindness(unit, reason=f"not measured: a view has more than {MOST_INPUTS:,} numbers")
@@ -101,7 +103,7 @@ def measure(dataset: Dataset, spec: Spec, head: Head, student: View, teacher: Vi
     yardstick = _fit(full, answers, head, play, play.fitted, run_seed)
     gap = _gap(own, answers, head, play, yardstick, run_seed)
     fires = gap.left - DOUBT * gap.left_error > MATERIAL[unit]
-    asked = fires and not student_remembers and memory is not None
+    asked = fires and memory is not None
     remembered = _gap(memory, answers, head, play, yardstick, run_seed) if asked and memory is not None else gap
     least = min(gap.plain, max(gap.left, 0.0))
     return Blindness(
@@ -125,9 +127,9 @@ def sentence(found: Blindness, student_remembers: bool) -> str:
     if student_remembers or memory < 0.25 * gap:
         mend = "let it see more with keys or indices"
     elif memory < 0.75 * gap:
-        mend = f"with memory about {_percent(found.with_memory)}: give it a longer history or a gru, and let it see more with keys or indices"
+        mend = f"with memory at least about {_percent(found.with_memory)}: give it a longer history or a gru, or let it see more with keys or indices"
     else:
-        mend = f"with memory about {_percent(found.with_memory)}: give it a longer history or a gru"
+        mend = f"with memory at least about {_percent(found.with_memory)}: give it a longer history or a gru"
     return (
         f"irreducible gap: the teacher acts on what this student cannot see: at best about {_percent(found.imitable)} {what} can be imitated "
         f"from this view (95 % interval {100 * found.low:.1f} to {_percent(found.high)}, {found.rows:,} rows); {mend}"
