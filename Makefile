@@ -19,8 +19,8 @@ test-all: $(VENV)/.test-all lint types  ## The same and everything marked slow: 
 	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks recipes
+	$(BIN)/ruff format --check src tests benchmarks recipes
 	$(BIN)/lint-imports
 
 types: $(VENV)/.test

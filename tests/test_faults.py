@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from cli_cases import TEACHER, Answer, caller, environment, hashes, limbeck, refusal, students, tiny
 
 from limbeck import blueprints, storage, tasks, teachers
@@ -404,3 +405,100 @@ def test_what_is_refused_leaves_the_loaders_usable() -> None:
     teacher = teachers.load(str(TEACHER), tasks.resolve("CartPole-v1").spec)
     assert teacher.blueprint is not None
     assert blueprints.fold(teacher.blueprint).parameters > 0
+
+
+# ---------------------------------------------------------------- recordings
+
+FIXTURES = TEACHER.parent
+DEMOS = FIXTURES / "demos_recordings.npz"
+MINARI = FIXTURES / "demos_minari_cartpole"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["distill", DEMOS, "--env", "Acrobot-v1"], "do not fit Acrobot-v1: observations (4,) against (6,)."),
+        (["distill", FIXTURES / "demos_recordings_dict.npz", "--env", "CartPole-v1"], "do not fit CartPole-v1"),
+        (["distill", TEACHER, "--data", FIXTURES / "demos_recordings_dict.npz"], "do not fit what the teacher sees"),
+        (["distill", TEACHER, "--data", FIXTURES / "demos_recordings_dict.npz", "--env", "CartPole-v1"], "do not fit CartPole-v1"),
+        (["distill", DEMOS, "--env", "CartPole-v1", "--kind", "q"], "--kind was given for the recordings"),
+        (["distill", DEMOS, "--env", "CartPole-v1", "--trust", "0"], "--trust was given for the recordings"),
+        (["distill", f"ensemble:{DEMOS},{TEACHER}", "--env", "CartPole-v1"], "recordings, which cannot play CartPole-v1"),
+        (["distill", TEACHER, "--data", DEMOS, "--options", "task.wrappers=frames:4"], "without an environment"),
+        (["distill", TEACHER, "--env", "CartPole-v1", "--options", "teacher_keys=a"], "need a Dict observation"),
+        (["distill", TEACHER, "--env", "CartPole-v1", "--options", "race.rounds=-1"], "race.rounds = -1, allowed"),
+        (["distill", TEACHER, "--env", "CartPole-v1", "--expect", "nan"], "verify.expect = nan, allowed"),
+        (["distill", TEACHER, "--env", "CartPole-v1", "--students", "mlp:8:relo"], "unknown activation 'relo'; did you mean 'relu'?"),
+        (["distill", TEACHER, "--options", "seed=1", "--options", "seed=2"], "--options was given twice."),
+        (["distill", TEACHER, "--indices", "0.5"], "--indices was given '0.5', which it does not take."),
+        (["inspect", "os:system"], "Python objects are not inspected"),
+        (["record", DEMOS, "CartPole-v1", "out"], "is recordings already"),
+        (["record", TEACHER, "CartPole-v1", ""], "OUT is empty"),
+        (["record", TEACHER, "CartPole-v1", "out", "--seed", "-1"], "seed = -1, allowed 0 to"),
+    ],
+)  # fmt: skip
+def test_recordings_and_options_that_are_refused(
+    arguments: list[str | Path], words: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in refusal(call(*arguments), 2)
+    assert list(tmp_path.iterdir()) == [], "nothing was written"
+
+
+def test_recording_where_something_lies(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Path("folder").mkdir()
+    Path("folder/x").write_text("mine")
+    assert call("record", TEACHER, "CartPole-v1", "set", "--episodes", "1")[0] == 0
+    before = hashes(tmp_path)
+    for place, words in {
+        "file": "is no folder",
+        "folder": "holds 'x'",
+        "set": "holds a data set already",
+        "/dev/null/x": "/dev/null",
+        "x" * 300: "File name too long",
+    }.items():
+        assert words in refusal(call("record", TEACHER, "CartPole-v1", place, "--episodes", "1"), 5)
+    assert hashes(tmp_path) == before
+
+
+def test_recording_onto_a_full_disk(tmp_path: Path) -> None:
+    """The HDF5 library ends the process where it cannot write; here a line is told, and with room it is done."""
+    arguments = ("record", TEACHER, "CartPole-v1", "set", "--episodes", "2")
+    done = limbeck(*arguments, cwd=tmp_path, preexec_fn=limited(3000))
+    assert "Free that much space" in refusal((done.returncode, done.stdout, done.stderr), 5)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert limbeck(*arguments, cwd=tmp_path).returncode == 0
+
+
+def test_a_refused_teacher_may_be_accepted_in_the_same_folder(call: Call, tmp_path: Path) -> None:
+    recipe, out = tiny(tmp_path), ("--out", tmp_path / "run")
+    line = refusal(call("distill", recipe, *out, "--expect", "9000"), 2)
+    assert "--accept-teacher" in line
+    code, _, err = call("distill", recipe, *out, "--expect", "9000", "--accept-teacher")
+    assert code == 0, err
+
+
+def test_verbs_on_a_run_without_an_environment(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be proved, and the refusal says what can; exporting works from the recordings."""
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny(tmp_path, env=None, data=str(MINARI))
+    values = yaml.safe_load(recipe.read_text())
+    del values["task"]
+    recipe.write_text(yaml.safe_dump(values))
+    code, _, err = call("distill", recipe, "--students", "linear", "--out", "run")
+    assert code == 0, err
+    policy = "run/students/linear-s0/policy.safetensors"
+    assert f"has no environment. Give a student, a teacher that can play, and an environment: limbeck prove {policy}" in refusal(call("prove", "run:linear-s0"), 2)  # fmt: skip
+    assert "which is no environment here. Give one with --env" in refusal(call("export", policy, "--out", "x"), 2)
+    assert call("export", "run", "--members", "linear-s0", "--to", "c")[0] == 0
+    assert call("check", "run")[0] == 0
+    assert call("report", "run")[0] == 0
+
+
+def test_a_teacher_that_ends_the_program(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quitter.py").write_text("def act(obs):\n    raise SystemExit(0)\n")
+    line = refusal(call("distill", "quitter:act", "--env", "CartPole-v1"), 6)
+    assert "called exit (0). Mend it" in line

@@ -84,7 +84,14 @@ def distilled(name, folder, *options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("history=5", "students=mlp:64x64@2", "imitate.batch=512")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("history=5", "students=mlp:64x64@2", "imitate.batch=512"),
+        ("history=8", "students=conv1d:24k4-24k3:48@2", "imitate.batch=512"),
+    ],
+)
 def test_velocities_that_are_hidden_are_read_from_the_past(tmp_path, monkeypatch, options):
     pytest.importorskip("mujoco")
     monkeypatch.chdir(RECIPES.parent)
@@ -97,7 +104,7 @@ def test_velocities_that_are_hidden_are_read_from_the_past(tmp_path, monkeypatch
 def test_without_a_past_hidden_velocities_are_missed(tmp_path, monkeypatch):
     pytest.importorskip("mujoco")
     monkeypatch.chdir(RECIPES.parent)
-    result = distilled("halfcheetah-hidden", tmp_path / "control", "students=mlp:32x32@2", "imitate.batch=512")
+    result = distilled("halfcheetah-hidden", tmp_path / "control", "students=mlp:48x48@2", "imitate.batch=512")
     control = retained(result)
     assert control[2] < 0.6, control
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json, debug = (_take(given, flag) for flag in ("--json", "--debug"))
     try:
         return _run(given, as_json)
-    except (Exception, KeyboardInterrupt, _Terminated) as error:
+    except (Exception, KeyboardInterrupt, SystemExit, _Terminated) as error:
         if debug:
             traceback.print_exc()
         code, text = _last_words(error)
@@ -60,6 +60,11 @@ def _last_words(error: BaseException) -> tuple[int, str]:
         return 130, "interrupted. Finished rounds are saved; run the same command again to continue."
     if isinstance(error, _Terminated):
         return 143, "terminated. Finished rounds are saved; run the same command again to continue."
+    if isinstance(error, SystemExit):  # none of ours reaches this place
+        return 6, (
+            f"the environment or the teacher's Python code called exit ({printable(error.code, 40)}). "
+            "Mend it: it may raise, not exit; finished rounds are saved."
+        )
     if isinstance(error, BrokenPipeError):
         return 141, "the reader of the output went away. Finished rounds are saved; run the same command again."
     if isinstance(error, MemoryError):
@@ -134,6 +139,12 @@ def _parse(name: str, rest: list[str]) -> Callable[[], Any] | None:
     """The verb with its arguments bound, or None when help was printed."""
     import tyro
 
+    flags = [a.partition("=")[0].replace("_", "-") for a in rest if a.startswith("--")]
+    twice = next((flag for flag in flags if flags.count(flag) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{printable(twice)} was given twice. Allowed: once, as {printable(twice)} A B for several values."
+        )
     surface = _surface(name)
     said = io.StringIO()
     help_asked = any(a in ("-h", "--help") for a in rest)
@@ -210,6 +221,8 @@ def _plain(boxed: str, name: str) -> str:
         return f"{found[1]} was given without a value. {see}"
     if found := re.search(r"Error parsing (\S+): .*?(?:\{None\}\|)?(\w+) could be instantiated from (\[.*?\])", words):
         return f"{found[1]} was given {printable(found[3].strip('[]'))}, allowed {found[2]}. {see}"
+    if found := re.search(r"Error parsing (\S+): no type matching .*?could be instantiated from (\[.*?\])", words):
+        return f"{found[1]} was given {printable(found[2].strip('[]'))}, which it does not take. {see}"
     return f"{printable(' '.join(words.split()), 300) or 'the arguments are not understood'} {see}"
 
 

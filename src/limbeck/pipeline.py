@@ -14,7 +14,7 @@ from limbeck.errors import InputError
 from limbeck.runs import Tell
 from limbeck.settings import Recipe
 from limbeck.stages import choosing, learn, proving, refusals, scene, ship
-from limbeck.stages.opening import open_both
+from limbeck.stages.opening import identity_of_data, open_both
 
 
 @tasks.own_limit()
@@ -58,12 +58,17 @@ def _load(
         raise InputError(
             f"{recipe.teacher} has SHA-256 {digest} (its normaliser counted in), the recipe was made with {recipe.teacher_sha256}. Use that file, or drop teacher_sha256."
         )
+    held = identity_of_data(recipe, task, teacher)
+    if recipe.data_sha256 not in (None, held):
+        raise InputError(
+            f"the recordings {recipe.data or recipe.teacher} have SHA-256 {held}, the recipe was made with {recipe.data_sha256}. Use those, or drop data_sha256."
+        )
     for note in (*getattr(task, "notes", ()), *teacher.info.notes):
         tell("load", note)
     if teacher.info.unread:
         tell("load", f"left unread because reading would run code: {', '.join(teacher.info.unread)}")
     refusals.refuse(recipe, task, teacher)
-    return replace(recipe, teacher_sha256=digest), task, teacher
+    return replace(recipe, teacher_sha256=digest, data_sha256=held), task, teacher
 
 
 def default_folder(recipe: Recipe, task: Task) -> Path:

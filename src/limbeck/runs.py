@@ -71,6 +71,9 @@ def open_run(folder: Path, recipe: Recipe, tell: Tell, task: Mapping[str, Any]) 
         if recipe.seconds is not None and recipe.seconds_rounds is None:  # the number a time limit became stands
             recipe = replace(recipe, seconds_rounds=stored.get("seconds_rounds"))
         changed = recipes.changed_keys(stored, storage.plain(recipe))
+        if changed and all(key.startswith("verify.") for key in changed) and not (folder / "records").exists():
+            recipes.write(path, recipe)  # the teacher was refused: how it is judged may change, nothing rests on it yet
+            changed = []
         identity = storage.read_json(folder / IDENTITY)
         stands = identity.get("task", {})  # what a recipe does not tell of an environment that is an object
         changed += [key for key, value in storage.plain(task).items() if stands.get(key) != value]

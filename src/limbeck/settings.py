@@ -108,6 +108,7 @@ class Recipe:
     teacher: str
     env: str | None = None  # None only with `data`
     data: str | None = None  # recordings to imitate on where there is no environment: .npz, or a Minari data set
+    data_sha256: str | None = None  # of the recordings, written into the run's recipe.yaml
     students: tuple[str, ...] = DEFAULT_STUDENTS
     seed: int = 0
     env_steps: int | None = None  # budget of collection steps; None: rounds x steps
@@ -270,6 +271,10 @@ def _check_ranges(recipe: Recipe) -> None:
             value = getattr(value, part)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
             problems.append(f"{path} = {value:g}, allowed {low:g} to {high:g}")
+    if recipe.verify.expect is not None and not math.isfinite(recipe.verify.expect):
+        problems.append(f"verify.expect = {recipe.verify.expect:g}, allowed any finite return")
+    if any(done < 1 for done in recipe.race.rounds):
+        problems.append(f"race.rounds = {', '.join(map(str, recipe.race.rounds))}, allowed rounds from 1")
     if not recipe.students:
         problems.append("students is empty, allowed at least one such as mlp:16x16")
     if recipe.imitate.burn_in >= recipe.imitate.sequence:

@@ -80,8 +80,15 @@ def _bounds_to_json(bounds: Array) -> Any:
 
 
 def _bounds_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    values = np.array([float(v) for v in (value if isinstance(value, list) else [value])])
-    return np.broadcast_to(values if values.size == 1 else values.reshape(shape), shape).astype(dtype)
+    """One number for all entries, or one for each. Whole numbers are held within their type: 2**63 - 1 was written as a
+    float and is read as 2**63."""
+    given = [float(v) for v in (value if isinstance(value, list) else [value])]
+    if dtype.kind in "iu":
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        values = np.array([int(min(max(v, least), most)) for v in given], dtype)
+    else:
+        values = np.array(given).astype(dtype)
+    return np.broadcast_to(values if values.size == 1 and shape else values.reshape(shape), shape)
 
 
 def unsupported(what: str, space: object) -> InputError:
@@ -125,6 +132,31 @@ def head_for(space: gym.Space[Any], kind: HeadKind | None = None) -> Head:
             f"a {head.kind} head needs finite action bounds, given {space}. Use a gaussian or deterministic head."
         )
     return head
+
+
+# ---------------------------------------------------------------- what an environment receives
+
+
+def as_received(actions: Array, space: gym.Space[Any]) -> Array:
+    """Executed actions [B, *shape] as the environment reads them: in the number type of its space, and inside a Box.
+
+    Policies, data sets and exported files say float32, in which 0.3 is more than the 0.3 of a float64 bound; a Box of
+    whole numbers takes the nearest one. Raises InputError for actions that are not numbers.
+
+    >>> as_received(np.array([[3.7], [9.0]], np.float32), spaces.Box(0, 5, (1,), np.int64)).tolist()
+    [[4], [5]]
+    """
+    if not isinstance(space, spaces.Box):
+        return actions.astype(space.dtype)
+    values = actions.astype(np.float64)
+    if np.isnan(values).any():
+        raise InputError(f"the policy says an action that is not a number in {space}. Give a policy of finite weights.")
+    whole = space.dtype.kind in "iub"
+    inside = np.clip(np.rint(values) if whole else values, space.low, space.high)
+    if not whole:
+        return inside.astype(space.dtype)  # rounding keeps the order, and the bounds are of this type
+    with np.errstate(invalid="ignore"):  # the largest int64 is 2**63 as a float, which is none
+        return np.where(inside >= space.high, space.high, inside.astype(space.dtype))
 
 
 # ---------------------------------------------------------------- flat vectors

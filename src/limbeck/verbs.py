@@ -47,7 +47,7 @@ def distill(
 ) -> RunResult:
     """Distill a teacher into a family of students, prove what each keeps, export them, write a report.
 
-    The same command continues a run that was stopped.
+    The same command continues a run that was stopped. A recipe may name modules, which are imported.
 
     Args:
         teacher: File (see limbeck inspect), hf://ORG/REPO:FILE, ensemble:A,B, bundled:ppo-lunar, package.module:callable, or recipe.yaml.
@@ -138,7 +138,7 @@ def prove(
 
     A claim that the run did not make stands alone, beside its sequence of tests.
 
-    An artefact folder plays itself: its C is compiled and run, so give folders that you trust.
+    An artefact folder plays itself: its C is compiled and run, a run's recipe may import modules. Trust the folder.
 
     Args:
         student: A policy file, an artefact folder, or a run folder's member as RUN:MEMBER.
@@ -194,6 +194,7 @@ def record(
     episodes: int = 100,
     mode: str = "greedy",
     seed: int = 0,
+    options: Sequence[str] = (),
 ) -> Recordings:
     """Play a policy and write what it saw and did as a Minari data set, for `limbeck distill TEACHER --data OUT`.
 
@@ -204,10 +205,11 @@ def record(
         episodes: How many episodes.
         mode: greedy or sampled.
         seed: Seed of the episodes.
+        options: How to read the teacher and build the task, as KEY=VALUE: kind, architecture, normaliser, trust, task.wrappers ...
     """
     from limbeck import standalone
 
-    return standalone.record(teacher, env, Path(out), episodes, mode, seed)
+    return standalone.record(teacher, env, Path(out), episodes, mode, seed, list(options))
 
 
 def export(

@@ -1,24 +1,20 @@
-"""Files that Stable-Baselines3 and sb3-contrib wrote, against what they answer and what they earn.
+"""Files that Stable-Baselines3 and sb3-contrib wrote, against what they answer: `tests/fixtures/NAME.golden.npz`.
 
-`tests/fixtures/NAME.golden.npz` holds the program's own answers, `NAME.json` its own returns.
+What they earn is compared with `NAME.json` in test_fixture_returns, and here with live play of the same episodes.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import FIXTURES
-from gymnasium import spaces
+from fixture_cases import ENVIRONMENTS, FIXTURES, environment_of, facts_of, golden_of, loaded, task_of
 
-from limbeck import distributions, rollout, seeding, tasks, teachers
-from limbeck.contracts import Spec, Teacher
+from limbeck import distributions, rollout, seeding, teachers
+from limbeck.contracts import Teacher
 from limbeck.distributions import log_softmax
 
 NAMES = sorted(
@@ -27,55 +23,6 @@ NAMES = sorted(
     if path.name.startswith(("sb3_", "sb3old_", "contrib_")) and path.with_suffix(".json").exists()
 )
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-def _environments() -> Any:
-    spec = importlib.util.spec_from_file_location("fixture_environments", FIXTURES / "makers" / "environments.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MADE = _environments()
-
-
-def masked_identity() -> gym.Env:
-    from sb3_contrib.common.envs import InvalidActionEnvDiscrete
-
-    return InvalidActionEnvDiscrete(dim=6, ep_length=50, n_invalid_actions=3)
-
-
-ENVIRONMENTS: dict[str, Callable[[], gym.Env]] = {
-    "CartPole-v1 without velocities": lambda: MADE.HiddenVelocity(gym.make("CartPole-v1")),
-    "CartPole-v1": lambda: gym.make("CartPole-v1"),
-    "Pendulum-v1": lambda: gym.make("Pendulum-v1"),
-    "Beacon(36, 'HWC', continuous=True)": lambda: MADE.Beacon(36, "HWC", continuous=True),
-    "Beacon(36, 'HWC')": MADE.Beacon,
-    "Beacon(36, 'CHW', floats=True)": lambda: MADE.Beacon(36, "CHW", floats=True),
-    "Copy(MultiDiscrete([3, 2, 4]))": lambda: MADE.Copy(spaces.MultiDiscrete([3, 2, 4])),
-    "Copy(MultiBinary(4))": lambda: MADE.Copy(spaces.MultiBinary(4)),
-    "Mixed()": MADE.Mixed,
-    "InvalidActionEnvDiscrete": masked_identity,
-}
-
-
-def facts_of(name: str) -> dict[str, Any]:
-    return json.loads((FIXTURES / f"{name}.json").read_text())
-
-
-def golden_of(name: str) -> dict[str, np.ndarray]:
-    with np.load(FIXTURES / f"{name}.golden.npz") as found:
-        return {key: found[key] for key in found.files}
-
-
-def task_of(name: str) -> Any:
-    said = facts_of(name)["env"]
-    return tasks.resolve(next(make for prefix, make in ENVIRONMENTS.items() if said.startswith(prefix)))
-
-
-def loaded(name: str, spec: Spec | None) -> Teacher:
-    statistics = FIXTURES / f"{name}.pkl"
-    return teachers.load(FIXTURES / f"{name}.zip", spec, normaliser=statistics if statistics.exists() else None)
 
 
 def played(teacher: Teacher, steps: list[Any], first: np.ndarray) -> dict[str, np.ndarray]:
@@ -193,18 +140,6 @@ def test_inspect_knows_it_without_an_environment(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_return_is_the_programs_own(name: str) -> None:
-    """Unpaired: the program's seeds are not ours. Four standard errors of the difference of the two means."""
-    facts, task = facts_of(name), task_of(name)
-    seeds = [seeding.episode_seed(0, "verify", i) for i in range(32)]
-    returns = rollout.play(loaded(name, task.spec).policy, task, seeds).returns
-    theirs = facts["return_std"] ** 2 / (facts["return_episodes"] - 1)
-    margin = 4 * np.sqrt(theirs + returns.var(ddof=1) / len(returns))
-    assert abs(returns.mean() - facts["return_mean"]) <= margin + 1e-3, (returns.mean(), facts["return_mean"], margin)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sb3_a2c_cartpole", "sb3_sac_pendulum", "sb3_ppo_mixed", "contrib_lstm_hidden_cartpole"]
 )
@@ -220,8 +155,7 @@ def test_the_program_earns_the_same_on_the_same_episodes(name: str) -> None:
     task = task_of(name)
     seeds = [seeding.episode_seed(0, "verify", i) for i in range(20)]
     ours = rollout.play(loaded(name, task.spec).policy, task, seeds).returns
-    said = facts_of(name)["env"]
-    env = next(make for prefix, make in ENVIRONMENTS.items() if said.startswith(prefix))()
+    env = ENVIRONMENTS[environment_of(name)]()
     theirs = np.array([live_return(model, env, seed) for seed in seeds])
     difference = ours - theirs
     error = difference.std(ddof=1) / np.sqrt(len(seeds))

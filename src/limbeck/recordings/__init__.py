@@ -7,9 +7,9 @@ from pathlib import Path
 
 from limbeck.errors import InputError, printable
 from limbeck.recordings import minari_layout, npz_file
-from limbeck.recordings.records import Recordings, checked, spec_of
+from limbeck.recordings.records import Recordings, checked, refuse_misfit, spec_of
 
-__all__ = ["Recordings", "checked", "looks_like", "minari_layout", "read", "spec_of"]
+__all__ = ["Recordings", "checked", "looks_like", "minari_layout", "read", "refuse_misfit", "spec_of"]
 
 
 def looks_like(path: Path) -> bool:

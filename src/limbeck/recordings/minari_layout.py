@@ -1,6 +1,6 @@
 """Data sets in Minari's layout (metadata.json and data/main_data.hdf5), read and written with h5py alone.
 
-Every dataset's size is checked against what the file holds before it is read; links that lead out of the file, external
+Every dataset's size, and every image's, is checked against what the file holds before it is read; links that lead out of the file, external
 and virtual storage are refused, so that recordings from a stranger read nothing but themselves.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
-import tempfile
+import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,36 +21,66 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from limbeck import spaces, storage
+from limbeck import storage
 from limbeck.contracts import Array, Observation, Spec
 from limbeck.errors import InputError, StorageError, missing_library, printable
-from limbeck.hdf5 import DAMAGE, check_link, check_local, check_stored
-from limbeck.recordings.records import MAX_BYTES, Recordings, checked
+from limbeck.hdf5 import DAMAGE, MAX_RATIO, check_link, check_local, check_stored
+from limbeck.recordings import minari_spaces
+from limbeck.recordings.minari_spaces import PART
+from limbeck.recordings.records import MAX_BYTES, Recordings, checked, content_of, tidy
 
 META, DATA = "metadata.json", "main_data.hdf5"
-PART = "/"  # joins the keys of a nested observation, as a task's does
+FREE = 256 * 2**20  # bytes that a file of any size may unpack to; beyond them MAX_RATIO times its own
+GZIP, SHUFFLE = 1, 2  # HDF5's numbers of filters
+_COLUMNS = {"reward": "rewards", "action": "actions", "terminated": "terminations", "truncated": "truncations"}
+_NO_SPACE = (  # what descriptions of spaces raise that describe none
+    KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, AssertionError, MemoryError,
+)  # fmt: skip
+
+
+class _Source:
+    """What is being read, and how much of it still may be."""
+
+    def __init__(self, folder: Path, spec: Spec, places: dict[str, str], stored: int) -> None:
+        self.folder, self.spec, self.places = folder, spec, places
+        self._most = min(MAX_BYTES, max(FREE, MAX_RATIO * stored))
+        self._left, self._unread = self._most, stored
+
+    def take(self, size: int) -> None:
+        """Raise InputError when all columns together become too large; before they are read."""
+        self._left -= size
+        if self._left < 0:
+            raise _bad(self.folder, f"it unpacks to more than the {self._most:,} bytes that a file of its size may")
+
+    def read(self, size: int) -> None:
+        """Raise InputError when more bytes of images were read than the file has."""
+        self._unread -= size
+        if self._unread < 0:
+            raise _bad(self.folder, "its images declare more bytes than are there")
 
 
 def read(folder: Path) -> Recordings:
     """The recordings of a data set's folder (or of its `data` folder). Raises InputError for damage and links."""
     inside = folder / "data" if (folder / "data").is_dir() else folder
-    meta = _meta(inside / META)
+    described, content = _bytes(inside, META, 2**24), _bytes(inside, DATA, MAX_BYTES)
+    meta = _meta(described, inside)
     if meta.get("data_format", "hdf5") != "hdf5":
         raise _bad(folder, f"it is stored as {printable(meta['data_format'])}; save it with data_format='hdf5'")
-    content = _bytes(inside / DATA)
-    spec = _spec(meta, folder)
+    spec, places = _spec(meta, folder)
     try:
         with _h5py().File(io.BytesIO(content), "r") as file:
-            episodes = list(_episodes(file, meta, spec, folder))
+            episodes = list(_episodes(file, meta, _Source(folder, spec, places, len(content))))
+        if not episodes:
+            raise _bad(folder, "it holds no episodes")
+        joined = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
     except DAMAGE as error:
         raise _bad(folder, f"{DATA} is damaged ({printable(error)})") from error
-    if not episodes:
-        raise _bad(folder, "it holds no episodes")
-    joined = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
-    names = [key for key in joined if key.startswith("obs")]
-    obs: Observation = joined["obs"] if names == ["obs"] else {key[4:]: joined[key] for key in names}
+    obs: Observation = (
+        joined["obs"] if "" in places else {key: joined[f"obs/{key}"] for key, _ in _parts(spec.observation_space)}
+    )
+    both = hashlib.sha256(hashlib.sha256(described).digest() + hashlib.sha256(content).digest()).hexdigest()
     return checked(
-        str(meta.get("dataset_id", folder.name)).replace("/", "-"), hashlib.sha256(content).hexdigest(), obs, joined["action"],
+        str(meta.get("dataset_id", folder.name)), both, obs, joined["action"],
         joined["reward"], joined["terminated"], joined["truncated"], spec,
     )  # fmt: skip
 
@@ -62,23 +94,37 @@ def write(records: Recordings, folder: Path, spec: Spec, dataset_id: str) -> Non
     if records.action is None:
         raise InputError(f"the recordings {printable(records.name)} hold no actions, which Minari's layout needs.")
     inside = folder / "data"
-    if (inside / META).exists():
+    if os.path.exists(inside / META):
         raise StorageError(f"{folder} holds a data set already. Choose another folder.")
-    inside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / DATA
-        with _h5py().File(path, "w", track_order=True) as file:
-            for i, (begin, end) in enumerate(records.episodes):
-                _write_episode(file.create_group(f"episode_{i}"), i, records, begin, end)
-        storage.write_bytes(inside / DATA, path.read_bytes())
+    made = io.BytesIO()  # in memory: where a disk is full the HDF5 library ends the whole process
+    with _h5py().File(made, "w", track_order=True) as file:
+        for i, (begin, end) in enumerate(records.episodes):
+            _write_episode(file.create_group(f"episode_{i}"), i, records, begin, end)
+    storage.write_bytes(inside / DATA, made.getvalue())
     meta = {
         "total_episodes": len(records.episodes), "total_steps": records.rows, "data_format": "hdf5", "jpeg_encoding": False,
-        "observation_space": json.dumps(_space_to_minari(spec.observation_space)),
-        "action_space": json.dumps(_space_to_minari(spec.action_space)), "dataset_id": dataset_id,
+        "observation_space": json.dumps(minari_spaces.described(spec.observation_space)),
+        "action_space": json.dumps(minari_spaces.described(spec.action_space)), "dataset_id": dataset_id,
         "minari_version": "0.5.4", "algorithm_name": "recorded by limbeck " + version("limbeck"),
         "dataset_size": (inside / DATA).stat().st_size / 1e6,
     }  # fmt: skip
     storage.write_json(inside / META, meta)  # last: without it the folder is no data set
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise StorageError, before anything is played, where no data set can be written or something lies already."""
+    if os.path.exists(folder / "data" / META):  # false, not an error, for names that no file system takes
+        raise StorageError(f"{printable(folder)} holds a data set already. Choose another folder.")
+    if os.path.isdir(folder):
+        foreign = sorted(p.name for p in folder.iterdir() if p.name != "data")
+        if foreign:
+            raise StorageError(f"{printable(folder)} holds {printable(foreign[0])!r}. Choose a new folder.")
+    elif os.path.lexists(folder):
+        raise StorageError(f"{printable(folder)} is no folder. Choose a new one.")
+    parent = folder
+    while not os.path.exists(parent):
+        parent = parent.parent
+    storage.probe_writable(parent)
 
 
 def _write_episode(group: Any, number: int, records: Recordings, begin: int, end: int) -> None:
@@ -106,160 +152,143 @@ def _h5py() -> Any:
     return h5py
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(folder: Path, name: str, most: int) -> bytes:
     try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            raise _bad(path.parent, f"it has no {DATA} of at most {MAX_BYTES >> 30} GiB")
-        return path.read_bytes()
+        return content_of(folder / name, most)
     except OSError as error:
-        raise _bad(path.parent, f"{DATA} cannot be read ({os.strerror(error.errno or 0)})") from error
+        raise _bad(folder, f"{name} cannot be read ({printable(error.strerror or error)})") from error
 
 
-def _meta(path: Path) -> dict[str, Any]:
+def _meta(content: bytes, folder: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_bytes()[: 2**24])
-    except (OSError, ValueError, RecursionError) as error:
-        raise _bad(path.parent, f"{META} is missing or no JSON") from error
+        meta = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _bad(folder, f"{META} is no JSON ({printable(error)})") from error
     if not isinstance(meta, dict):
-        raise _bad(path.parent, f"{META} is no table")
+        raise _bad(folder, f"{META} is no table")
     return meta
 
 
-def _spec(meta: Mapping[str, Any], folder: Path) -> Spec:
+def _spec(meta: Mapping[str, Any], folder: Path) -> tuple[Spec, dict[str, str]]:
+    """The stated spaces, and where each part of an observation lies in an episode."""
     try:
-        stated = [_space(json.loads(meta[key])) for key in ("observation_space", "action_space")]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        seen, places = minari_spaces.observation_space(json.loads(meta["observation_space"]))
+        done = minari_spaces.space_of(json.loads(meta["action_space"]))
+    except _NO_SPACE as error:
         raise _bad(folder, f"{META} states no spaces that are read here ({printable(error)})") from error
-    return Spec(stated[0], stated[1], folder.name)
+    return Spec(seen, done, tidy(folder.name)), places
 
 
-def _episodes(file: Any, meta: Mapping[str, Any], spec: Spec, folder: Path) -> Iterator[dict[str, Array]]:
-    left = MAX_BYTES
+def _episodes(file: Any, meta: Mapping[str, Any], source: _Source) -> Iterator[dict[str, Array]]:
+    jpeg = bool(meta.get("jpeg_encoding", True))
     for number in range(int(meta.get("total_episodes", len(file)))):
-        group = _entry(file, f"episode_{number}", folder)
-        steps = len(_entry(group, "rewards", folder))
-        columns: dict[str, Array] = {}
-        jpeg = bool(meta.get("jpeg_encoding", True))
-        for key, part in _parts(spec.observation_space):
-            found = group if not key else _entry(group, "observations", folder)
-            column = _column(found, key or "observations", part, jpeg, folder)
-            columns[f"obs/{key}" if key else "obs"] = column[:steps]
-        for ours, theirs in (
-            ("action", "actions"),
-            ("reward", "rewards"),
-            ("terminated", "terminations"),
-            ("truncated", "truncations"),
-        ):
-            columns[ours] = _column(group, theirs, None, False, folder)
-        left -= sum(c.nbytes for c in columns.values())
-        if left < 0:
-            raise _bad(folder, f"it unpacks to more than {MAX_BYTES >> 30} GiB")
+        group = _entry(file, f"episode_{number}", source.folder)
+        columns = {ours: _column(group, theirs, source) for ours, theirs in _COLUMNS.items()}
+        steps = len(columns["reward"])
+        for key, part in _parts(source.spec.observation_space):
+            place = f"observations/{source.places[key]}".rstrip(PART)
+            packed = jpeg and _is_packed(_dataset(group, place, source.folder), part)
+            columns[f"obs/{key}" if key else "obs"] = (
+                _pictures(group, place, part.shape or (), source) if packed else _column(group, place, source)
+            )
+        for name, column in columns.items():
+            if len(column) < steps or (len(column) > steps and not name.startswith("obs")):
+                raise _bad(source.folder, f"episode_{number} has {steps} rewards and {len(column)} {printable(name)}")
+            columns[name] = column[:steps]
         if steps:
-            yield columns
+            yield columns | _ends(columns["terminated"], columns["truncated"], number, source.folder)
 
 
-def _parts(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
-    """The leaves of an observation space by joined key; ("", space) for a plain one; texts are left out."""
-    if isinstance(space, gym.spaces.Dict):
-        for key, part in space.spaces.items():
-            yield from _parts(part, f"{prefix}{PART}{key}" if prefix else key)
-    elif not isinstance(space, gym.spaces.Text):
-        yield prefix, space
+def _ends(terminated: Array, truncated: Array, number: int, folder: Path) -> dict[str, Array]:
+    """[T] both as booleans: an episode ends with its group, whether or not a flag says so."""
+    if terminated.size != len(terminated) or truncated.size != len(truncated):
+        raise _bad(folder, f"episode_{number} has more than one end flag per step")
+    ended, cut = (np.array(flags, bool).reshape(-1) for flags in (terminated, truncated))
+    cut[-1] |= not ended[-1]
+    return {"terminated": ended, "truncated": cut}
+
+
+def _parts(space: gym.Space[Any]) -> list[tuple[str, gym.Space[Any]]]:
+    return list(space.spaces.items()) if isinstance(space, gym.spaces.Dict) else [("", space)]
 
 
 def _entry(group: Any, name: str, folder: Path) -> Any:
     """A child that lies in this very file."""
     for step in name.split(PART):
-        if step not in group:
+        if not hasattr(group, "keys") or step not in group:  # a data set would be searched number by number
             raise _bad(folder, f"{printable(name)} is missing")
         check_link(group, step, name, printable(folder))
         group = group[step]
     return group
 
 
-def _column(group: Any, name: str, space: gym.Space[Any] | None, jpeg: bool, folder: Path) -> Array:
+def _dataset(group: Any, name: str, folder: Path) -> Any:
     dataset = _entry(group, name, folder)
-    if not hasattr(dataset, "shape"):
+    if not getattr(dataset, "shape", None):
         raise _bad(folder, f"{printable(name)} is no column")
     check_local(dataset, name, printable(folder))
-    if jpeg and space is not None and _is_image(space):
-        return _pictures(dataset, folder)
-    check_stored(dataset, name, printable(folder), MAX_BYTES, "fiub")
+    return dataset
+
+
+def _column(group: Any, name: str, source: _Source) -> Array:
+    dataset = _dataset(group, name, source.folder)
+    check_stored(dataset, name, printable(source.folder), MAX_BYTES, "fiub")
+    source.take(math.prod(dataset.shape) * dataset.dtype.itemsize)
     return np.asarray(dataset[()])
 
 
-def _pictures(dataset: Any, folder: Path) -> Array:
-    """[T, H, W, C] images from the JPEG files that Minari keeps."""
+# ---------------------------------------------------------------- images
+
+
+def _pictures(group: Any, name: str, shape: tuple[int, ...], source: _Source) -> Array:
+    """[T, H, W] or [T, H, W, C] images from the JPEG files that Minari keeps, none decoded that has not the stated size."""
+    dataset, folder = _dataset(group, name, source.folder), source.folder
+    source.take(len(dataset) * math.prod(shape))
+    if dataset.dtype.kind == "O":
+        _check_references(dataset, name, folder)
+    else:  # files of one length: an ordinary column of bytes
+        check_stored(dataset, name, printable(folder), MAX_BYTES, "u")
+    frames = np.empty((len(dataset), *shape), np.uint8)
+    for i in range(len(dataset)):  # one by one: many entries may lead to the same large file
+        content = np.asarray(dataset[i], np.uint8).tobytes()
+        source.read(len(content))
+        frames[i] = _picture(content, shape, folder)
+    return frames
+
+
+def _check_references(dataset: Any, name: str, folder: Path) -> None:
+    """Raise InputError unless every entry is a list of bytes of its own length, referred to by numbers in the file."""
+    plist = dataset.id.get_create_plist()
+    if _h5py().check_vlen_dtype(dataset.dtype) != np.uint8 or dataset.ndim != 1:
+        raise _bad(folder, f"{printable(name)} holds no JPEG images")
+    if any(plist.get_filter(i)[0] not in (GZIP, SHUFFLE) for i in range(plist.get_nfilters())):
+        raise _bad(folder, f"{printable(name)} is stored through a filter that is neither gzip nor shuffle")
+    pieces = math.prod(dataset.chunks or (0,))
+    if dataset.id.get_storage_size() < len(dataset) or pieces > max(4 * len(dataset), 2**16):
+        raise _bad(folder, f"{printable(name)} declares {len(dataset):,} images, more than are there")
+
+
+def _picture(content: bytes, shape: tuple[int, ...], folder: Path) -> Array:
     try:
         from PIL import Image
     except ImportError as error:
         raise missing_library("pillow", "minari", "reading JPEG images of a Minari data set") from error
-    frames = []
-    for content in dataset[()]:
-        image = Image.open(io.BytesIO(np.asarray(content, np.uint8).tobytes()), formats=("JPEG",))
-        if image.size[0] * image.size[1] > 2**24:
-            raise _bad(folder, f"it holds an image of {image.size[0]} x {image.size[1]}")
-        frames.append(np.asarray(image, np.uint8))
-    return np.stack(frames)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large sizes: they are compared here, before anything is decoded
+            image = Image.open(io.BytesIO(content), formats=("JPEG",))
+            size = (image.size[1], image.size[0], len(image.getbands()))
+            if size != (*shape, 1)[:3]:
+                raise _bad(folder, f"it holds an image of {size} where {shape} is stated")
+            return np.asarray(image, np.uint8).reshape(shape)
+    except (SyntaxError, struct.error, EOFError, Image.DecompressionBombError, *DAMAGE) as error:
+        raise _bad(folder, f"it holds an image that is damaged ({printable(error)})") from error
 
 
-def _is_image(space: gym.Space[Any]) -> bool:
-    return (
-        isinstance(space, gym.spaces.Box)
-        and space.dtype == np.uint8
-        and len(space.shape) == 3
-        and space.shape[2] in (1, 3)
-    )
-
-
-# ---------------------------------------------------------------- spaces
-
-
-def _space(data: Mapping[str, Any]) -> gym.Space[Any]:
-    match data["type"]:
-        case "Box":
-            dtype = np.dtype(data["dtype"])
-            return gym.spaces.Box(
-                np.array(data["low"], dtype), np.array(data["high"], dtype), tuple(data["shape"]), dtype.type
-            )
-        case "Discrete":
-            return gym.spaces.Discrete(int(data["n"]), start=int(data.get("start", 0)))
-        case "MultiDiscrete":
-            return gym.spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
-        case "MultiBinary":
-            return gym.spaces.MultiBinary(data["n"])
-        case "Dict":
-            flat = dict(_parts(gym.spaces.Dict({k: _space(v) for k, v in data["subspaces"].items()})))
-            return gym.spaces.Dict(flat)
-        case "Text":
-            return gym.spaces.Text(1)
-    raise ValueError(f"a space of type {printable(data['type'])}")
-
-
-def _space_to_minari(space: gym.Space[Any]) -> dict[str, Any]:
-    match space:
-        case gym.spaces.Box():
-            return {
-                "type": "Box",
-                "dtype": str(space.dtype),
-                "shape": list(space.shape),
-                "low": space.low.tolist(),
-                "high": space.high.tolist(),
-            }
-        case gym.spaces.Discrete():
-            return {"type": "Discrete", "dtype": "int64", "start": int(space.start), "n": int(space.n)}
-        case gym.spaces.MultiDiscrete():
-            return {
-                "type": "MultiDiscrete",
-                "dtype": str(space.dtype),
-                "nvec": space.nvec.tolist(),
-                "start": space.start.tolist(),
-            }
-        case gym.spaces.MultiBinary():
-            return {"type": "MultiBinary", "n": list(space.shape) if len(space.shape) > 1 else int(space.shape[0])}
-        case gym.spaces.Dict():
-            return {"type": "Dict", "subspaces": {k: _space_to_minari(v) for k, v in space.spaces.items()}}
-    raise spaces.unsupported("space", space)
+def _is_packed(dataset: Any, space: gym.Space[Any]) -> bool:
+    """Whether images lie there as JPEG files; Minari leaves small ones as they are."""
+    image = isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+    return image and dataset.shape[1:] != space.shape
 
 
 def _bad(folder: Path, why: str) -> InputError:

@@ -22,18 +22,19 @@ _DAMAGE = (  # what zipfile and numpy raise on files that were cut or changed
     OSError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, MemoryError, NotImplementedError,
     SyntaxError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError,
 )  # fmt: skip
+RATIO, FREE = 200, 256 * 2**20  # how tightly more than so many bytes may be packed
 _OBS, _ACTION = ("obs", "observations", "observation"), ("action", "actions", "acts")
 _REWARD, _TERMINATED, _TRUNCATED = ("reward", "rewards"), ("terminated", "terminations"), ("truncated", "truncations")
 
 
 def read(path: Path) -> Recordings:
     """obs [N, ...] or obs/KEY, action [N, ...], and where they are known reward, terminated, truncated [N]."""
-    content = path.read_bytes()
     try:
+        content = records.content_of(path, records.MAX_BYTES)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            arrays = _arrays(archive, path)
+            arrays = _arrays(archive, len(content), path)
     except _DAMAGE as error:
-        raise bad(path, f"it is damaged, or holds objects ({printable(error)})") from error
+        raise bad(path, f"it is no readable .npz file ({printable(error)})") from error
     obs = _observations(arrays)
     if obs is None:
         raise bad(path, f"it has no observations; its arrays are {printable(', '.join(sorted(arrays)))}")
@@ -42,10 +43,13 @@ def read(path: Path) -> Recordings:
     return checked(path.stem, hashlib.sha256(content).hexdigest(), obs, action, reward, terminated, truncated)
 
 
-def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, Array]:
+def _arrays(archive: zipfile.ZipFile, packed: int, path: Path) -> dict[str, Array]:
     """Every array, its declared size checked before anything is unpacked."""
-    if (size := sum(info.file_size for info in archive.infolist())) > records.MAX_BYTES:
-        raise bad(path, f"it unpacks to {size:,} bytes, at most {records.MAX_BYTES:,} are read")
+    size = sum(info.file_size for info in archive.infolist())
+    if size > records.MAX_BYTES or (size > FREE and size > RATIO * packed):
+        raise bad(
+            path, f"it unpacks from {packed:,} to {size:,} bytes, at most {records.MAX_BYTES:,} and {RATIO}:1 are read"
+        )
     arrays = {}
     for info in archive.infolist():
         with archive.open(info) as stream:

@@ -24,6 +24,7 @@ from limbeck import rollout, storage, tasks
 from limbeck.contracts import Mode, Policy, Task
 from limbeck.errors import EnvironmentFault, missing_library, printable
 from limbeck.reporting import lettering, words
+from limbeck.tasks.quiet import quiet
 
 SIDE_WIDTH = 320  # pixels at most, per player
 STRIP_HEIGHT, TEXT_SCALE = 24, 2
@@ -189,7 +190,8 @@ def drawing_env(task: Task) -> gym.Env[Any, Any]:
             f"{printable(task.name)} comes from a factory: it has no Gymnasium id to make a drawing copy from"
         )
     try:
-        return gym.make(spec, render_mode="rgb_array", disable_env_checker=True)
+        with quiet("mujoco" in str(spec.entry_point)):
+            return gym.make(spec, render_mode="rgb_array", disable_env_checker=True)
     except Exception as error:  # any environment may refuse in its own way; the words reach the page
         raise CannotDraw(f"{printable(task.name)} cannot draw: {type(error).__name__} {printable(error)}") from error
 
@@ -212,6 +214,8 @@ def _check_drawing(task: Task, seed: int) -> float:
 
 def _picture(env: gym.Env[Any, Any]) -> Picture:
     drawn = np.asarray(env.render())
+    if drawn.dtype.kind == "f" and drawn.size and drawn.min() >= 0 and drawn.max() <= 1:  # MinAtar draws shares
+        drawn = (255 * drawn).round().astype(np.uint8)
     if drawn.ndim != 3 or drawn.shape[2] != 3 or min(drawn.shape[:2]) < 8 or drawn.dtype != np.uint8:
         raise CannotDraw(f"the environment draws {drawn.dtype} of shape {drawn.shape}, expected uint8 [H, W, 3]")
     return drawn

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from limbeck import proof
-from limbeck.contracts import View
 from limbeck.dataset import open_dataset
 from limbeck.proof import Blindness
 from limbeck.reporting.reading import build
 from limbeck.stages.choosing import Chosen
 from limbeck.stages.scene import Scene
-from limbeck.stages.views import student_view
+from limbeck.stages.views import student_view, teacher_view
 
 
 def measured(here: Scene, chosen: Sequence[Chosen]) -> dict[str, Blindness]:
@@ -36,7 +35,7 @@ def _measure(here: Scene, recurrent: bool) -> Blindness:
     spec, teacher = here.task.spec, here.teacher
     if spec.agents > 1:
         return Blindness(reason="not measured: a team")
-    sees = teacher.blueprint.view if teacher.blueprint is not None else View()
+    sees = teacher_view(here.run.recipe, teacher)
     return proof.blindness_of(
         open_dataset(here.run.folder / "dataset", here.task.name), spec, teacher.policy.head,
         student_view(here.run.recipe, here.task, teacher), sees, student_remembers=recurrent,

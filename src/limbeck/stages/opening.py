@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limbeck import collection, recordings, settings, tasks, teachers
+from limbeck import collection, recordings, settings, spaces, tasks, teachers
 from limbeck.assets import bundled
 from limbeck.contracts import Spec, Task, Teacher, View
 from limbeck.errors import InputError
@@ -19,11 +19,20 @@ def open_both(recipe: Recipe, env: Any = None, teacher: Any = None) -> tuple[Tas
     """The task and its teacher. Without an environment recordings stand in for one, and the teacher says what is right."""
     if recipe.env is not None or env is not None:
         task = open_task(recipe, env)
-        return task, open_teacher(recipe, task, teacher)
+        opened = open_teacher(recipe, task, teacher)
+        if recipe.data is not None:
+            recordings.refuse_misfit(recordings.read(Path(recipe.data)), task.spec.observation_space, task.name)
+        return task, opened
+    if recipe.task.wrappers or recipe.task.kwargs or recipe.task.backend != "gymnasium":
+        raise InputError(
+            "task.wrappers, task.kwargs or task.backend was given without an environment; recordings are taken as they are. Drop it, or name the environment with --env."
+        )
     records = recordings.read(Path(str(recipe.data)))
-    replayed = tasks.from_recordings(records, records.spec or _spec_of(recipe, records, teacher))
+    spec = records.spec or _spec_of(recipe, records, teacher)
+    recordings.refuse_misfit(records, spec.observation_space, "what the teacher sees")
+    replayed = tasks.from_recordings(records, spec)
     opened = open_teacher(recipe, replayed, teacher)
-    return replace(replayed, right=collection.answers_of(opened.policy, records, replayed)), opened
+    return replace(replayed, right=collection.answers_of(opened.policy, replayed.records, replayed)), opened
 
 
 def _spec_of(recipe: Recipe, records: Recordings, teacher: Any) -> Spec:
@@ -43,6 +52,12 @@ def records_of(recipe: Recipe, task: Task, teacher: Teacher) -> Recordings | Non
     return teacher.policy.records if isinstance(teacher.policy, DemonstratedPolicy) else None
 
 
+def identity_of_data(recipe: Recipe, task: Task, teacher: Teacher) -> str | None:
+    """The SHA-256 of the recordings that are imitated on, None where the task is played."""
+    records = records_of(recipe, task, teacher)
+    return None if records is None else records.sha256
+
+
 def open_task(recipe: Recipe, given: Any = None) -> Task:
     """The recipe's environment, or the recordings that stand in for one; `given` is an object in Python."""
     tasks.watchdog.limit_seconds = recipe.task.step_timeout
@@ -53,6 +68,9 @@ def open_task(recipe: Recipe, given: Any = None) -> Task:
 def open_teacher(recipe: Recipe, task: Task | None, given: Any = None) -> Teacher:
     """The recipe's teacher on the task's spaces (None: its own); `given` is an object in Python."""
     source = given if given is not None else bundled(settings.named("teacher", recipe.teacher))
+    view = _teacher_view(recipe)
+    if view is not None and task is not None:
+        spaces.check_view(task.spec.observation_space, view)
     return teachers.load(
         source,
         task.spec if task is not None else None,
@@ -60,7 +78,7 @@ def open_teacher(recipe: Recipe, task: Task | None, given: Any = None) -> Teache
         kind=recipe.kind,
         architecture=recipe.architecture,
         trust=recipe.trust,
-        view=_teacher_view(recipe),
+        view=view,
     )
 
 

@@ -19,6 +19,7 @@ from limbeck.contracts import (
     Latency,
     Policy,
     Proof,
+    Task,
 )
 from limbeck.proof import Measured, ReturnCache
 from limbeck.reporting.reading import build
@@ -33,6 +34,7 @@ from limbeck.teachers.demonstrations import DemonstratedPolicy
 TOLD_EVERY = 256  # episodes of a proof between two lines of progress
 HELD_OUT = 100  # episodes on which a student is measured where nothing can be proved
 FIDELITY_EPISODES = 8  # of the student itself, on which it is held against its teacher
+FIDELITY_ROWS = 256  # the same of a labelled set, whose episodes are one row each
 
 
 # ---------------------------------------------------------------- proof
@@ -167,14 +169,19 @@ def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: 
         notes[target] = (
             f"{own.verdict}, its own proof over {own.episodes} episodes: it acted differently in {shadowed.different[target]} rows"
         )
-    seeds = [seeding.episode_seed(here.seed, "fidelity", i) for i in range(FIDELITY_EPISODES)]
-    fidelity = proof.fidelity(main, here.teacher.policy, here.task, seeds)
+    fidelity = proof.fidelity(main, here.teacher.policy, here.task, fidelity_seeds(here.task, here.seed))
     return {
         "proof": replace(found, fidelity=fidelity.values),
         "others": proofs,
         "notes": notes,
         "env_steps": steps + fidelity.env_steps,
     }
+
+
+def fidelity_seeds(task: Task, run_seed: int) -> list[int]:
+    """Seeds of the episodes on which a student is held against its teacher."""
+    count = FIDELITY_EPISODES if task.proof_episodes is None else FIDELITY_ROWS
+    return [seeding.episode_seed(run_seed, "fidelity", i) for i in range(count)]
 
 
 def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bounds: Bounds, cache: ReturnCache) -> Proof:

@@ -9,6 +9,9 @@ from limbeck.settings import Recipe
 from limbeck.stages.views import port_of, student_view
 from limbeck.students.grammar import parse
 from limbeck.students.stack import Stack
+from limbeck.tasks import RecordedTask
+from limbeck.teachers import verification
+from limbeck.teachers.demonstrations import DemonstratedPolicy
 
 COMPILERS = {"c"}  # targets that are written all the same where what runs them is missing
 
@@ -16,6 +19,7 @@ COMPILERS = {"c"}  # targets that are written all the same where what runs them 
 def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
     """Raise InputError for students, views, losses and targets that this task, teacher or machine cannot serve."""
     members = parse(recipe.students)
+    _refuse_bare_recordings(task, teacher)
     spaces.check_view(task.spec.observation_space, student_view(recipe, task, teacher))
     _refuse_loss(recipe, task, teacher)
     port = port_of(recipe, task, teacher)
@@ -29,6 +33,18 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
             raise InputError(
                 f"target {target} cannot be made here: {missing}. Install it, or choose --options export.targets=c."
             )
+
+
+def _refuse_bare_recordings(task: Task, teacher: Teacher) -> None:
+    """Recordings answer where somebody has been, and are worth the rewards they hold."""
+    if isinstance(task, RecordedTask):
+        return
+    if isinstance(teacher.policy, DemonstratedPolicy):
+        verification.refuse_unrewarded(teacher.policy.records)
+    if any(isinstance(member, DemonstratedPolicy) for member in getattr(teacher.policy, "members", ())):
+        raise InputError(
+            f"a member of the ensemble is recordings, which cannot play {task.name}. Allowed: policies; recordings alone as the teacher."
+        )
 
 
 def _refuse_loss(recipe: Recipe, task: Task, teacher: Teacher) -> None:

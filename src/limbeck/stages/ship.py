@@ -106,7 +106,8 @@ def conclude(
         race_steps=played * (imitated.race_steps + int(choice["race_steps"])),
         polish_steps=played * polished.env_steps,
         proof_steps=played * proved.proof_steps,
-        teacher_queries=imitated.teacher_queries,
+        teacher_queries=imitated.teacher_queries
+        + (here.task.records.rows if isinstance(here.task, RecordedTask) else 0),
         gradient_steps=imitated.gradient_steps,
         seconds=imitated.seconds + polished.seconds + sum(float(record["seconds"]) for record in records),
         peak_memory_bytes=machine.peak_memory_bytes(),

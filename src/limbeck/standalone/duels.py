@@ -133,8 +133,9 @@ def from_run(student: str, env: str | None, asked: Asked) -> Duel:
     ran, recipe = settings.recipe_from(stored), asked.recipe(stored)
     if name not in [member.name for member in result.members]:
         raise unknown("member", name, [member.name for member in result.members])
-    task, teacher = _task_and_teacher(folder, ran)
     policy_file = folder / "students" / name / "policy.safetensors"
+    _refuse_unprovable(folder, ran, policy_file)
+    task, teacher = _task_and_teacher(folder, ran)
     here = [replace(a, folder=folder / a.folder) for m in result.members if m.name == name for a in m.artifacts]
     (played_by, policy), *_ = proving.players(blueprints.load(policy_file)[0], here).items()
     bounds = build(Bounds, storage.read_json(folder / "records" / "bounds.json")["bounds"], "bounds")
@@ -143,6 +144,15 @@ def from_run(student: str, env: str | None, asked: Asked) -> Duel:
     path = asked.out or folder / "proofs" / _file_name(name, recipe, own)
     return Duel(policy, played_by, name, teacher, task, result.mode, result.evaluations, bounds, recipe.prove, recipe.seed, path,
                 folder / "proofs" / "returns.json", claims, folder, own)  # fmt: skip
+
+
+def _refuse_unprovable(folder: Path, ran: Recipe, policy_file: Path) -> None:
+    """A run on recordings has no environment, and one after recordings no teacher that plays."""
+    if ran.env is None or not (folder / "records" / "bounds.json").is_file():
+        why = "has no environment" if ran.env is None else "proved nothing, so it holds no bounds of the return"
+        raise InputError(
+            f"the run {printable(folder)} {why}. Give a student, a teacher that can play, and an environment: limbeck prove {printable(policy_file)} TEACHER ENV."
+        )
 
 
 def _run_and_member(student: str) -> tuple[Path, str]:

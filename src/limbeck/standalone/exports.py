@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import blueprints, exporters, recipes, reporting, settings, spaces, storage, tasks
-from limbeck.assets import bundled
+from limbeck.assets import PREFIX, bundled
 from limbeck.contracts import Artifact, Blueprint, MemberReport, RunResult, Task
 from limbeck.errors import InputError, printable, unknown
 from limbeck.runs import RECIPE, RESULT
 from limbeck.settings import Recipe
 from limbeck.stages import ship
-from limbeck.stages.opening import open_task
+from limbeck.stages.opening import open_both, open_task
 from limbeck.standalone.folders import finished
 
 
@@ -36,7 +36,7 @@ def _export_run(
 ) -> list[Artifact]:
     """Into the run itself (beside the targets that are there already, which are written again) or into `out`."""
     names, recipe = _members(finished(run), members), settings.recipe_from(recipes.read(run / RECIPE))
-    task = open_task(recipe, env)
+    task = _task_of(run, recipe, env)
     made: dict[str, list[Artifact]] = {}
     with storage.locked(run) if out is None else contextlib.nullcontext():
         for name in names:
@@ -49,6 +49,16 @@ def _export_run(
         if out is None:
             _list_in_result(run, made)
     return [artifact for artifacts in made.values() for artifact in artifacts]
+
+
+def _task_of(run: Path, recipe: Recipe, env: str | None) -> Task:
+    """The task whose states the check replays: the one that was named, or the run's own."""
+    if env is not None:
+        return open_task(recipe, env)
+    if recipe.env is not None:
+        return open_task(recipe, _harmless(settings.named("environment", recipe.env), run))
+    _harmless(recipe.teacher.removeprefix(PREFIX), run)  # recordings: what is right is the teacher's to say
+    return open_both(recipe)[0]
 
 
 def _list_in_result(run: Path, made: Mapping[str, Sequence[Artifact]]) -> None:
@@ -76,13 +86,24 @@ def _export_file(path: Path, targets: Sequence[str], out: Path | None, env: str 
             f"nothing at {printable(path)}. Give the folder of a run, or a policy file such as policy.safetensors."
         )
     blueprint, provenance = blueprints.load(path)
-    task = tasks.resolve(env or _harmless(blueprint.spec.name, path))
+    task = _named_task(blueprint, path) if env is None else tasks.resolve(env)
     _check_spaces(blueprint, task)
     meta: dict[str, Any] = {"member": path.stem, "policy_sha256": storage.sha256(path)}
     if "teacher_sha256" in provenance:
         meta["teacher_sha256"] = str(provenance["teacher_sha256"])
     folder = out or path.parent / f"{path.stem}-artifacts"
     return ship.export_one(blueprint, task, folder, targets, 0, Recipe.export.golden_steps, meta)
+
+
+def _named_task(blueprint: Blueprint, path: Path) -> Task:
+    name = _harmless(blueprint.spec.name, path)
+    try:
+        return tasks.resolve(name)
+    except InputError as error:
+        raise InputError(
+            f"{printable(path)} was made for {printable(name)!r}, which is no environment here. "
+            "Give one with --env, or export it with its run: limbeck export RUN --members MEMBER."
+        ) from error
 
 
 def _harmless(name: str, path: Path) -> str:

@@ -60,7 +60,7 @@ def _played(duel: Duel, previous: Proof | None) -> tuple[Proof, int]:
     if previous is not None:
         fidelity = dict(previous.fidelity)
     elif duel.own:
-        seeds = [seeding.episode_seed(duel.seed, "fidelity", i) for i in range(proving.FIDELITY_EPISODES)]
+        seeds = proving.fidelity_seeds(duel.task, duel.seed)
         seen = proof.fidelity(duel.student, duel.teacher.policy, duel.task, seeds)
         fidelity, steps = dict(seen.values), steps + seen.env_steps
     alone = duel.run is not None and not duel.own

@@ -157,7 +157,7 @@ def _sizes(text: str, part: str, most: int) -> tuple[int, ...]:
 
 def _activation(text: str, name: str) -> str:
     if name not in ACTIVATIONS or name == "identity":
-        raise _bad(text, f"unknown activation{nearest(name, ACTIVATIONS)}")
+        raise _bad(text, f"unknown activation {printable(name)!r}{nearest(name, ACTIVATIONS).rstrip('.')}")
     return name
 
 

@@ -4,7 +4,7 @@ Every episode starts by an explicit reset with its own seed. The lanes below hid
 a row is stored only if the step taken from it was `alive`, so reset rows never reach a data set.
 """
 
-from limbeck.tasks.border import MASK, Border, allowed_actions
+from limbeck.tasks.border import MASK, Border, allowed_actions, holds_mask
 from limbeck.tasks.datasets import DIGITS, DatasetLanes, DatasetTask, digits, labelled
 from limbeck.tasks.environments import EnvLanes, EnvTask
 from limbeck.tasks.hanging import Watchdog, own_limit, watchdog
@@ -38,6 +38,7 @@ __all__ = [
     "empty_observation",
     "finite_rows",
     "from_recordings",
+    "holds_mask",
     "labelled",
     "mnist",
     "own_limit",

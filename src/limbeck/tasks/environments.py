@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from limbeck.contracts import Array, Bounds, Lanes, SeedSource, Spec, Step
 from limbeck.errors import EnvironmentFault
+from limbeck.spaces import as_received
 from limbeck.tasks.border import Border
 from limbeck.tasks.hanging import guarded, watchdog
 from limbeck.tasks.observations import copy_observation, empty_observation, finite_rows, put_row
@@ -50,6 +51,7 @@ class EnvLanes:
         self._task, self.count, self._seeds = task, count, seeds
         with guarded(task.name, "building"):
             self._envs = [_built(task) for _ in range(count)]
+        self._single = isinstance(task.spec.action_space, gym.spaces.Discrete)  # a number; all others take an array
         self._masks = [task.border.mask_method(env) for env in self._envs]
         self._seed = np.full(count, -1, np.int64)
         self._age = np.zeros(count, np.int64)
@@ -74,12 +76,14 @@ class EnvLanes:
         reward = np.zeros(self.count)
         terminated, truncated, first = (np.zeros(self.count, bool) for _ in range(3))
         alive = self._seed >= 0
+        received = as_received(actions, self._task.spec.action_space)
         final = None
         lane = 0
         with guarded(self._task.name, "step", lambda: self._place(lane)):
             for lane in np.flatnonzero(alive).tolist():
                 watchdog.beat()
-                obs, reward[lane], terminated[lane], truncated[lane], info = self._envs[lane].step(actions[lane])
+                action = received[lane] if self._single else received[lane, ...]
+                obs, reward[lane], terminated[lane], truncated[lane], info = self._envs[lane].step(action)
                 put_row(self._obs, lane, self._task.border.row(obs, info, self._masks[lane]))
         self._age[alive] += 1
         self._check_finite(reward, alive)

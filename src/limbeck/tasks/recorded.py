@@ -3,11 +3,16 @@
 An episode's return is its mean agreement with the teacher, 0..1: step by step 1 for the same choice (the share of equal
 factors where there are several), 1 - |difference| / range for bounded numbers, exp(-|difference| / spread) for unbounded
 ones. It measures imitation on states somebody else visited; it says nothing of where the student would go.
+
+Where there are too few episodes to hold some out, they are cut into stretches that are episodes of their own: no
+stretch crosses an end, and rows between stretches of different parts belong to none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +25,7 @@ from limbeck.tasks.observations import take_rows
 
 TRAIN, VALIDATION = 0.7, 0.15  # shares of the episodes; the rest is the test part
 FEWEST = 4  # episodes that can be split so that every part has one
+STRETCHES, SHORTEST, GAP = 20, 4, 10  # fewer episodes are cut: into how many, of how many steps, how far apart
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,16 @@ class RecordedTask:
 
     @property
     def _train(self) -> int:
-        return min(int(TRAIN * len(self.episodes)), len(self.episodes) - 2)
+        return _shares(len(self.episodes))[0]
 
     @property
     def _validation(self) -> int:
-        return max(1, int(VALIDATION * len(self.episodes)))
+        return _shares(len(self.episodes))[1]
+
+    @cached_property
+    def scale(self) -> tuple[Floats | None, NDArray[np.bool_] | None]:
+        """Spread and boundedness of each number of an action; None, None for choices."""
+        return _scale(self)
 
     @property
     def train_rows(self) -> NDArray[np.int64]:
@@ -69,20 +80,62 @@ class RecordedTask:
 
 def from_recordings(records: Recordings, spec: Spec) -> RecordedTask:
     """A task of recorded episodes on these spaces, split into training, validation and test once and for all."""
-    episodes = records.episodes
-    if len(episodes) < FEWEST:
-        rows = records.rows
-        if rows < 8 * FEWEST:
-            raise InputError(
-                f"the recordings {records.name} have {len(episodes)} episodes of {rows} steps. Needed: {FEWEST} episodes, or {8 * FEWEST} steps, to hold some out."
-            )
-        edges = np.linspace(0, rows, 21).astype(int) if rows >= 80 else np.linspace(0, rows, FEWEST + 1).astype(int)
-        episodes = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-    order = seeding.generator(0, "train", len(episodes)).permutation(len(episodes))
-    note = "no environment: students are held against the teacher on recorded observations, and nothing is proved"
-    return RecordedTask(
-        f"recordings-{records.name}", spec, records, None, tuple(episodes[i] for i in order), notes=(note,)
+    notes: tuple[str, ...] = (
+        "no environment: students are held against the teacher on recorded observations, and nothing is proved",
     )
+    if len(records.episodes) >= FEWEST:
+        episodes = _shuffled(records.episodes)
+    else:
+        episodes, gap = _stretches(records)
+        records = _marked(records, episodes)
+        notes += (
+            f"fewer than {FEWEST} episodes: training, validation and test are stretches of the same episodes, "
+            f"{gap} step{'s' * (gap > 1)} apart",
+        )
+    return RecordedTask(f"recordings-{records.name}", spec, records, None, tuple(episodes), notes=notes)
+
+
+def _shares(count: int) -> tuple[int, int]:
+    """How many of the shuffled episodes are for training, and how many of the next ones for validation."""
+    return min(int(TRAIN * count), count - 2), max(1, int(VALIDATION * count))
+
+
+def _shuffled(episodes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [episodes[i] for i in seeding.generator(0, "train", len(episodes)).permutation(len(episodes))]
+
+
+def _stretches(records: Recordings) -> tuple[list[tuple[int, int]], int]:
+    """Shuffled stretches, each inside one episode, and how many rows lie between neighbours of different parts."""
+    whole = records.episodes
+    wanted, counts = max(FEWEST, min(STRETCHES, records.rows // (2 * SHORTEST))), np.ones(len(whole), int)
+    lengths = np.array([end - begin for begin, end in whole])
+    while counts.sum() < wanted and (lengths // (counts + 1)).max() >= SHORTEST:
+        counts[np.argmax(lengths // (counts + 1))] += 1
+    if counts.sum() < FEWEST or records.rows < 8 * FEWEST:
+        raise InputError(
+            f"the recordings {records.name} have {len(whole)} episodes of {records.rows} steps. Needed: {FEWEST} episodes, or {8 * FEWEST} steps, to hold some out."
+        )
+    cut = []
+    for (begin, end), count in zip(whole, counts, strict=True):
+        edges = np.linspace(begin, end, count + 1).astype(int).tolist()
+        cut += list(itertools.pairwise(edges))
+    shuffled = _shuffled(cut)
+    train, validation = _shares(len(cut))
+    part = {begin: (i >= train) + (i >= train + validation) for i, (begin, _) in enumerate(shuffled)}
+    gap = int(max(1, min(GAP, (lengths // counts)[counts > 1].min() // 4)))
+    starts = {begin for begin, _ in whole}
+    return [
+        (begin, end - gap if end in part and end not in starts and part[end] != part[begin] else end)
+        for begin, end in shuffled
+    ], gap
+
+
+def _marked(records: Recordings, stretches: list[tuple[int, int]]) -> Recordings:
+    """Every stretch begins and ends as an episode does, so that whoever has a memory starts afresh there."""
+    truncated = records.truncated.copy()
+    for begin, end in stretches:
+        truncated[[end - 1, *([begin - 1] if begin else [])]] = True
+    return replace(records, truncated=truncated & ~records.terminated)
 
 
 class RecordedLanes:
@@ -131,7 +184,7 @@ class RecordedLanes:
     def _agreement(self, actions: Array) -> NDArray[np.float64]:
         if self._task.right is None:
             raise InputError(f"{self._task.name} has no teacher's answers yet. Load a teacher for it first.")
-        return agreement(actions, self._task.right[self._row], *_scale(self._task))
+        return agreement(actions, self._task.right[self._row], *self._task.scale)
 
 
 def agreement(
@@ -150,7 +203,6 @@ def agreement(
 
 
 def _scale(task: RecordedTask) -> tuple[Floats | None, NDArray[np.bool_] | None]:
-    """Spread and boundedness of each number of an action; None, None for choices."""
     head: Head = spaces.head_for(task.spec.action_space)
     if head.discrete:
         return None, None

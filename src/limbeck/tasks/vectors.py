@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from limbeck.contracts import Array, Bounds, Lanes, Observation, SeedSource, Spec, Step
 from limbeck.errors import EnvironmentFault, InputError
+from limbeck.spaces import as_received
 from limbeck.tasks.border import Border
 from limbeck.tasks.hanging import guarded
 from limbeck.tasks.observations import copy_observation, empty_observation, finite_rows
@@ -78,7 +79,8 @@ class VectorLanes:
         if self._idle.all():
             return self._wave()
         alive = ~self._idle & ~self._pending
-        raw, reward, terminated, truncated, info = self._call("step", lambda: self._task.env.step(actions))
+        received = as_received(actions, self._task.spec.action_space)
+        raw, reward, terminated, truncated, info = self._call("step", lambda: self._task.env.step(received))
         obs = self._seen(raw, info)
         over = np.asarray(terminated, bool) | np.asarray(truncated, bool)  # idle rows too
         terminated, truncated = np.asarray(terminated, bool) & alive, np.asarray(truncated, bool) & alive

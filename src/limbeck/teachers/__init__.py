@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from limbeck.assets import bundled
 from limbeck.contracts import Blueprint, Policy, Spec, Teacher, TeacherInfo, View
 from limbeck.errors import InputError, UnsafeError, printable
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.teachers import demonstrations, ensemble, files, formats, hidden, hub, joint, modules, stated
+from limbeck.teachers import demonstrations, ensemble, files, formats, hidden, hub, joint, masking, modules, stated
 from limbeck.teachers.files import File, Given
 from limbeck.teachers.formats import limbeck_policy
 from limbeck.teachers.sidecar import with_sidecar
@@ -54,23 +54,19 @@ def load(
     """
     if isinstance(source, Teacher):
         return source
+    loaded = _loaded(source, Given(spec, normaliser, kind, architecture, trust, view))
+    return loaded if spec is None else masking.under_mask(loaded, spec)
+
+
+def _loaded(source: Source, given: Given) -> Teacher:
+    """The teacher as it is, without the task's mask."""
+    spec = given.spec
     if isinstance(source, (list, tuple)) or ensemble.is_named(source):
-        options = {"normaliser": normaliser, "kind": kind, "architecture": architecture, "trust": trust}
-        return _several(source, spec, options, view)
+        return _several(source, given)
     if spec is not None and spec.agents > 1 and not _for_all(source, spec):
-        one = load(
-            source,
-            joint.one_of(spec),
-            normaliser=normaliser,
-            kind=kind,
-            architecture=architecture,
-            trust=trust,
-            view=view,
-        )
-        return joint.for_team(one, spec)
-    if isinstance(normaliser, str) and hub.is_address(normaliser):
-        normaliser = hub.cached(normaliser)
-    given = Given(spec, normaliser, kind, architecture, trust, view)
+        return joint.for_team(_loaded(source, replace(given, spec=joint.one_of(spec))), spec)
+    if isinstance(given.normaliser, str) and hub.is_address(given.normaliser):
+        given = replace(given, normaliser=hub.cached(given.normaliser))
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         if hub.is_address(text):
@@ -79,6 +75,11 @@ def load(
             teacher = format_.load(fetched.file, given)
             return replace(teacher, info=_fetched(_completed(teacher.info, fetched.file, name, format_), fetched))
         if recordings.looks_like(Path(text)):
+            for option in ("normaliser", "kind", "architecture", "trust"):
+                if getattr(given, option) is not None:
+                    raise InputError(
+                        f"--{option} was given for the recordings {printable(text)}, which are no network. Drop --{option}."
+                    )
             return demonstrations.load(Path(text), spec)
         if not (_is_reference(text) and not os.path.lexists(text)):
             file = files.read(Path(text))
@@ -91,7 +92,7 @@ def load(
             raise InputError(
                 f"a {option} was given for a teacher that is no file. Allowed: put it inside the module or the callable."
             )
-    return _load_object(source, spec, kind)
+    return _load_object(source, spec, given.kind)
 
 
 def inspect(path: str | os.PathLike[str]) -> TeacherInfo:
@@ -105,6 +106,10 @@ def inspect(path: str | os.PathLike[str]) -> TeacherInfo:
         return _fetched(_inspected(fetched.file), fetched)
     if recordings.looks_like(Path(path)):
         return demonstrations.load(Path(path), None).info
+    if _is_reference(os.fspath(path)) and not os.path.lexists(path):
+        raise InputError(
+            f"{printable(path)} is no file here, and Python objects are not inspected: that would run them. Allowed: a file, an hf:// address, ensemble:A,B."
+        )
     return _inspected(files.read(Path(path)))
 
 
@@ -131,15 +136,16 @@ def _fetched(info: TeacherInfo, fetched: hub.Fetched) -> TeacherInfo:
     return replace(info, path=fetched.pinned, stated={**info.stated, "hub": fetched.facts})
 
 
-def _several(source: Any, spec: Spec | None, options: Mapping[str, Any], view: View | None) -> Teacher:
+def _several(source: Any, given: Given) -> Teacher:
     """An ensemble, named or listed."""
-    for option, value in options.items():
-        if value is not None:
+    for option in ("normaliser", "kind", "architecture", "trust"):
+        if getattr(given, option) is not None:
             raise InputError(
                 f"a {option} was given for an ensemble: whose is open. In Python load each member with its own and pass the list."
             )
     fusion, members = ensemble.parse(source) if isinstance(source, str) else (ensemble.FUSIONS[0], source)
-    return ensemble.of([load(bundled(member), spec, view=view) for member in members], fusion)
+    loaded = [load(bundled(member), given.spec, view=given.view) for member in members]
+    return ensemble.of(loaded, fusion)
 
 
 # ---------------------------------------------------------------- objects

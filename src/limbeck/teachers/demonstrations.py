@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from limbeck import distributions, spaces
 from limbeck.contracts import Array, Floats, Head, Observation, PolicyOutput, Spec, State, Teacher, TeacherInfo
 from limbeck.errors import InputError, printable
-from limbeck.recordings import Recordings, read, spec_of
+from limbeck.recordings import Recordings, read, refuse_misfit, spec_of
 from limbeck.teachers import stated
 
+MOST_NUMBERS = 2**28  # in the table of answers
 SURE = 30.0  # logit of a choice that was never made, below the others
 
 
@@ -49,8 +50,10 @@ class DemonstratedPolicy:
 def load(path: Path, spec: Spec | None) -> Teacher:
     """Recordings as a teacher on the task's spaces, or on those that they state or imply."""
     records = read(path)
-    own = spec_of(records)
-    notes = stated.compare_spaces(own, spec) if spec is not None and records.spec is not None else ()
+    own = records.spec if records.spec is not None else spec or spec_of(records)
+    notes = stated.compare_spaces(own, spec) if spec is not None else ()
+    if spec is not None:
+        refuse_misfit(records, spec.observation_space, spec.name)
     policy = DemonstratedPolicy(records, spec or own)
     return Teacher(
         policy, TeacherInfo(str(path), "recordings", "demonstrations", records.sha256, facts(records), notes=notes)
@@ -78,6 +81,10 @@ def _keys(obs: Observation) -> Array:
 
 def _answers(head: Head, action: Array, inverse: NDArray[np.int64], count: int, name: str) -> Floats:
     """[U, W] the row of each different observation."""
+    if count * head.width > MOST_NUMBERS:
+        raise InputError(
+            f"the recordings {printable(name)} hold {count:,} different states and {head.width:,} numbers to say what was done in each. Allowed: {MOST_NUMBERS:,} numbers in all. Give fewer episodes."
+        )
     if not head.discrete:
         flat = action.reshape(len(action), -1).astype(np.float64)
         if flat.shape[1] != sum(head.sizes):

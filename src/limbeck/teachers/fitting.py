@@ -104,7 +104,7 @@ def _only(spec: Spec, keys: list[str], wanted: object) -> str:
         problem = "no entry fits" if not keys else f"{printable(' and '.join(keys))} fit"
         raise InputError(
             f"the teacher sees {wanted if isinstance(wanted, str) else f'{wanted} numbers'}, {printable(spec.name)} offers {stated.shape_of(spec.observation_space)}: {problem}. "
-            "Name the entry with --teacher-keys."
+            "Name the entry with --options teacher_keys=NAME."
         )
     return keys[0]
 

@@ -21,20 +21,24 @@ from limbeck.teachers.plaindata import Malformed, Named, Opaque, Pending, Storag
 MAX_BYTES = 256 * 2**20
 MAX_OPCODES = 1_000_000
 MAX_NESTING = 500  # open marks
+MAX_NAME, MAX_NAMES = 512, 10_000  # characters of a module or name; different names in one file
+MAX_BITS = 512  # of an integer: the states of random generators have 128
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first value of torch files written before version 1.6
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error, RecursionError, MemoryError)
 
 Persistent = Callable[[Any], Any]
 
 
-def read_pickle(content: bytes, name: str = "pickle", persistent: Persistent | None = None) -> Any:
-    """The value that the pickle describes, as plain data and inert records. Raises InputError for damage and bombs."""
+def read_pickle(content: bytes, name: str = "pickle", persistent: Persistent | None = None, outside: int = 0) -> Any:
+    """The value that the pickle describes, as plain data and inert records. Raises InputError for damage and bombs.
+
+    `persistent` gives what lies outside the pickle, `outside` its size in bytes.
+    """
     try:
-        return _Machine(content, persistent, plaindata.BUILDERS).run()
+        return _Machine(content, persistent, plaindata.BUILDERS, outside).run()
     except _DAMAGE as error:
-        raise InputError(
-            f"{printable(name)} is not a readable pickle: {printable(error) or type(error).__name__}. Copy or save it again."
-        ) from error
+        why = printable(str(error)[:400]) or type(error).__name__  # cut first: it may quote a whole file
+        raise InputError(f"{printable(name)} is not a readable pickle: {why}. Copy or save it again.") from error
 
 
 def read_torch_zip(content: bytes, name: str = "torch file") -> Any:
@@ -47,15 +51,18 @@ def read_torch_zip(content: bytes, name: str = "torch file") -> Any:
     held: dict[str, Storage] = {}
 
     def persistent(reference: Any) -> Storage:
-        if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
+        if not isinstance(reference, tuple) or len(reference) != 5:
             raise Malformed("a reference to something else than a tensor's storage")
-        key = str(reference[2])
+        kind, key = reference[0], reference[2]
+        if not isinstance(kind, str) or kind != "storage" or not isinstance(key, str):
+            raise Malformed("a reference to something else than a tensor's storage")
         if key not in held:
             data = archive.read(f"{root}data/{key}")
             held[key] = plaindata.storage(reference[1], reference[4], data, "<" if order == b"little" else ">")
         return held[key]
 
-    return read_pickle(archive.read(f"{root}data.pkl"), f"{archive.name}: data.pkl", persistent)
+    size = sum(map(archive.size, archive.members))
+    return read_pickle(archive.read(f"{root}data.pkl"), f"{archive.name}: data.pkl", persistent, size)
 
 
 def _torch_root(archive: Archive) -> str:
@@ -133,11 +140,16 @@ class _Machine:
     """Stack, marks and memo of one reading. One method per opcode, named as `pickletools` names it."""
 
     def __init__(
-        self, content: bytes, persistent: Persistent | None, builders: Mapping[tuple[str, str], plaindata.Builder]
+        self,
+        content: bytes,
+        persistent: Persistent | None,
+        builders: Mapping[tuple[str, str], plaindata.Builder],
+        outside: int = 0,
     ) -> None:
         if len(content) > MAX_BYTES:
             raise Malformed(f"{len(content):,} bytes, allowed {MAX_BYTES:,}")
         self._content, self._persistent, self._builders = content, persistent, builders
+        self._budget = plaindata.Budget(len(content) + outside)
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -149,6 +161,8 @@ class _Machine:
                 raise Malformed(f"more than {MAX_OPCODES:,} operations")
             name = opcode.name
             if name in _PUSH:
+                if isinstance(argument, int) and argument.bit_length() > MAX_BITS:
+                    raise Malformed(f"a number of {argument.bit_length():,} bits, allowed {MAX_BITS}")
                 self._stack.append(argument)
             elif name in _CONSTANT:
                 self._stack.append(_CONSTANT[name]())
@@ -246,7 +260,7 @@ class _Machine:
 
     def _op_frozenset(self, _: Any) -> None:
         items = self._to_mark()
-        self._stack.append(frozenset(plaindata.hashable(v) for v in items))
+        self._stack.append(frozenset(self._budget.key(v) for v in items))
 
     def _op_append(self, _: Any) -> None:
         item = self._stack.pop()
@@ -266,7 +280,7 @@ class _Machine:
         items = self._to_mark()
         target = self._stack[-1]
         if isinstance(target, set):
-            target.update(plaindata.hashable(v) for v in items)
+            target.update(self._budget.key(v) for v in items)
         else:
             self._extend(items)
 
@@ -281,7 +295,7 @@ class _Machine:
     def _set(self, items: list[Any]) -> None:
         target, pairs = self._stack[-1], list(zip(items[::2], items[1::2], strict=True))
         if isinstance(target, dict):
-            target.update((plaindata.hashable(k), v) for k, v in pairs)
+            target.update((self._budget.key(k), v) for k, v in pairs)
         elif isinstance(target, Opaque):
             target.entries.extend(pairs)
         else:
@@ -292,8 +306,12 @@ class _Machine:
     def _name(self, module: Any, name: Any) -> Named:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Malformed("a name that is no text")
+        if max(len(module), len(name)) > MAX_NAME:
+            raise Malformed(f"a name of {max(len(module), len(name)):,} characters, allowed {MAX_NAME}")
         named = Named(module, name)
         self.named[str(named)] = None
+        if len(self.named) > MAX_NAMES:
+            raise Malformed(f"more than {MAX_NAMES:,} different names")
         return named
 
     def _op_global(self, argument: str) -> None:
@@ -326,7 +344,7 @@ class _Machine:
         if not isinstance(target, (Named, Opaque)):
             raise Malformed(f"a call of a {type(target).__name__}")
         build = self._builders.get((target.module, target.name)) if isinstance(target, Named) else None
-        return build(args) if build is not None else Opaque(target, args)
+        return build(args, self._budget) if build is not None else Opaque(target, args)
 
     def _op_newobj_ex(self, _: Any) -> None:
         kwargs, args, target = self._stack.pop(), self._stack.pop(), self._stack.pop()
@@ -335,10 +353,11 @@ class _Machine:
     def _op_build(self, _: Any) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, Pending):
-            finish = plaindata.finish_array if target.kind == "array" else plaindata.finish_dtype
-            self._stack[-1] = finish(target, state)
-            for key in target.keys:
-                self._memo[key] = self._stack[-1]
+            is_array = target.kind == "array"
+            value = plaindata.finish_array(state, self._budget) if is_array else plaindata.finish_dtype(target, state)
+            self._stack[-1] = value
+            self._memo.update(dict.fromkeys(target.keys, value))
+            target.keys.clear()  # or every further BUILD of a copy would patch them again
         elif isinstance(target, Opaque):
             target.state = state
         elif not isinstance(

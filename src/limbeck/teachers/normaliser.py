@@ -65,18 +65,18 @@ def read(content: bytes, name: str, space: gym.Space[Any], view: View) -> Normal
             f"{printable(name)} is no VecNormalize file; unpickling it would use {listed(names)}. Nothing was run. Allowed: the file that VecNormalize.save wrote."
         )
     epsilon, clip = _number(found, "epsilon", name), _number(found, "clip_obs", name)
-    if not clip > 0 or not np.isfinite(epsilon):
+    if not clip > 0 or not np.isfinite(epsilon):  # a clip may be infinite
         raise InputError(f"{printable(name)} clips at {clip:g} with epsilon {epsilon:g}. Save it again.")
     mean, scale, gain = _rows(found["obs_rms"], name, space, view, (epsilon, clip))
     if view.indices is not None:
         mean, scale, gain = (array[list(view.indices)] for array in (mean, scale, gain))
-    return Normalising(Normaliser(mean.astype(np.float32), scale.astype(np.float32), clip), gain, (), unread)
+    return Normalising(Normaliser(mean, scale, clip), gain, (), unread)
 
 
 def _rows(
     rms: Any, name: str, space: gym.Space[Any], view: View, numbers: tuple[float, float]
 ) -> tuple[Array, Array, Array]:
-    """Mean, scale and gain [O] of the view's keys, before its indices."""
+    """Mean and scale [O] in float32, and gain [O], of the view's keys, before its indices."""
     epsilon, clip = numbers
     if isinstance(space, gym.spaces.Dict):
         parts = [(key, space[key]) for key in seeing.keys_of(space, view)]
@@ -87,7 +87,8 @@ def _rows(
         raise InputError(
             f"{printable(name)} was made for another kind of observation than {space}. Give the right file."
         )
-    unknown = () if single else sorted(set(map(str, rms)) - {key for key, _ in parts})
+    known = {key for key, _ in parts}
+    unknown = [] if single else [key if isinstance(key, str) else type(key).__name__ for key in rms if key not in known]
     if unknown:
         raise InputError(
             f"{printable(name)} normalises {printable(unknown[0])!r}, the teacher sees {sorted(k for k, _ in parts)}. Give the file saved with this teacher."
@@ -96,7 +97,8 @@ def _rows(
     for key, part in parts:
         if single or key in rms:
             mean, var = _moments(rms if single else rms[key], name, key, part, view.history)
-            scale = np.sqrt(np.maximum(var + epsilon, 0))
+            with np.errstate(all="ignore"):  # what float32 cannot hold is refused below
+                mean, scale = (a.astype(np.float32) for a in (mean, np.sqrt(np.maximum(var + epsilon, 0))))
             if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
                 raise InputError(f"{printable(name)} holds NaN, infinite or negative statistics. Save it again.")
             columns.append((mean, scale, np.ones(mean.size)))
@@ -104,7 +106,7 @@ def _rows(
             size, untouched = flat_size(part), _untouched_scale(part, clip)
             columns.append((np.zeros(size), np.full(size, untouched), np.full(size, untouched)))
     mean, scale, gain = (np.concatenate([column[i] for column in columns]) for i in range(3))
-    return mean, scale, gain
+    return mean.astype(np.float32), scale.astype(np.float32), gain
 
 
 def _untouched_scale(space: gym.Space[Any], clip: float) -> float:
@@ -114,7 +116,7 @@ def _untouched_scale(space: gym.Space[Any], clip: float) -> float:
         largest = max(float(np.abs(np.asarray(bound, np.float64)).max()) for bound in (space.low, space.high))
     if not largest / clip < UNBOUNDED:
         return UNBOUNDED
-    return float(2.0 ** max(0, np.ceil(np.log2(max(largest, 1e-30) / clip))))
+    return float(2.0 ** max(0, np.ceil(np.log2(max(largest / clip, 1.0)))))
 
 
 def _moments(rms: Any, name: str, key: str, space: gym.Space[Any], history: int) -> tuple[Array, Array]:

@@ -160,7 +160,7 @@ def _entries_that_fit(theirs: gym.Space[Any], offered: spaces.Dict) -> tuple[str
 def _not_one(theirs: gym.Space[Any], task: Spec, problem: str) -> InputError:
     return InputError(
         f"the teacher sees {printable(stated.shape_of(theirs), 200)}, {printable(task.name)} offers "
-        f"{stated.shape_of(task.observation_space)}: {problem}. Name the entry with --teacher-keys."
+        f"{stated.shape_of(task.observation_space)}: {problem}. Name the entry with --options teacher_keys=NAME."
     )
 
 

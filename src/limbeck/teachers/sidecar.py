@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ def with_sidecar(info: TeacherInfo, path: Path) -> TeacherInfo:
     if "return" in info.stated or not sidecar.is_file():
         return info
     try:
-        values = json.loads(sidecar.read_bytes()[:MAX_BYTES])
+        with sidecar.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        values = json.loads(content) if len(content) <= MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return _noted(info, f"{printable(sidecar.name)} beside it is no readable JSON and was ignored")
+    if len(content) > MAX_BYTES:
+        return _noted(info, f"{printable(sidecar.name)} beside it is larger than {MAX_BYTES >> 20} MiB and was ignored")
     if not isinstance(values, dict):
         return info
     if values.get("sha256", info.sha256) != info.sha256:
@@ -39,7 +44,7 @@ def _stated(values: dict[str, Any]) -> Any:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _noted(info: TeacherInfo, note: str) -> TeacherInfo:

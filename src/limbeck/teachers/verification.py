@@ -68,12 +68,17 @@ def verify(
     return Verification(evaluations, mode, notes + _mode_note(evaluations, mode))
 
 
-def of_recordings(records: Recordings, task: Task, settings: VerifySettings, run_seed: int) -> Verification:
-    """Recordings as a teacher: worth the returns they hold, against random play in the task."""
+def refuse_unrewarded(records: Recordings) -> None:
+    """Raise InputError for recordings that cannot be held against play."""
     if not records.has_rewards:
         raise InputError(
             f"the recordings {records.name} hold no rewards, so there is nothing to hold the students' return against. Add the column reward, or imitate with --data and without an environment."
         )
+
+
+def of_recordings(records: Recordings, task: Task, settings: VerifySettings, run_seed: int) -> Verification:
+    """Recordings as a teacher: worth the returns they hold, against random play in the task."""
+    refuse_unrewarded(records)
     seeds = [seeding.episode_seed(run_seed, "verify", i) for i in range(settings.random_episodes)]
     chance = rollout.play(None, task, seeds, mode="uniform", run_seed=run_seed)
     lengths = np.array([end - begin for begin, end in records.episodes], np.int64)
@@ -151,7 +156,10 @@ def _mode_note(evaluations: Mapping[str, Evaluation], mode: Mode) -> tuple[str, 
     if "sampled" not in evaluations:
         return ("the teacher plays greedily: its head has no randomness",)
     means = ", ".join(f"{key} {evaluations[key].mean:.4g}" for key in ("greedy", "sampled"))
-    return (f"the teacher plays {mode}, its better mode ({means})",)
+    better = evaluations[mode].mean >= max(evaluations[key].mean for key in ("greedy", "sampled"))
+    return (
+        f"the teacher plays {mode}, {'its better mode' if better else 'since sampling is not surely better'} ({means})",
+    )
 
 
 # ---------------------------------------------------------------- diagnosis

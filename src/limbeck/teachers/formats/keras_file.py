@@ -19,7 +19,7 @@ from limbeck.contracts import Array, Dense, HeadKind, Layer, Spec, Teacher, Teac
 from limbeck.errors import InputError, printable
 from limbeck.hdf5 import MAGIC
 from limbeck.spaces import flat_size
-from limbeck.teachers import fitting, hdf5, keras_config, keras_layers, layouts
+from limbeck.teachers import fitting, keras_config, keras_layers, keras_store, layouts
 from limbeck.teachers.archive import Archive
 from limbeck.teachers.files import File, Given, info
 from limbeck.teachers.keras_config import Entry, Model
@@ -59,10 +59,10 @@ def _opened(file: File) -> Iterator[tuple[Model, Variables]]:
     if file.archive is not None:
         model = keras_config.parse(_member(file.archive, keras_layers.CONFIG), file.name)
         content = file.archive.read(keras_layers.WEIGHTS)
-        with hdf5.opened(content, f"{file.name}: {keras_layers.WEIGHTS}") as store:
+        with keras_store.opened(content, f"{file.name}: {keras_layers.WEIGHTS}") as store:
             yield model, _Numbered(store, file.name)
         return
-    with hdf5.opened(file.content, file.name) as store:
+    with keras_store.opened(file.content, file.name) as store:
         config = store.text("model_config")
         if config is None:
             raise InputError(
@@ -80,7 +80,7 @@ def _member(archive: Archive, member: str) -> bytes:
 class _Numbered:
     """model.weights.h5: variables by number, in folders by class."""
 
-    def __init__(self, store: hdf5.Store, name: str) -> None:
+    def __init__(self, store: keras_store.Store, name: str) -> None:
         self._store, self._name = store, name
 
     def read(self, entry: Entry, wanted: Mapping[str, tuple[int, ...]], inner: str = "") -> dict[str, Array]:
@@ -99,7 +99,7 @@ class _Numbered:
 class _Named:
     """The older .h5: variables by name, in folders by layer."""
 
-    def __init__(self, store: hdf5.Store, name: str) -> None:
+    def __init__(self, store: keras_store.Store, name: str) -> None:
         self._store, self._name = store, name
 
     def read(self, entry: Entry, wanted: Mapping[str, tuple[int, ...]], inner: str = "") -> dict[str, Array]:
@@ -198,7 +198,7 @@ def _entries(model: Model, spec: Spec | None, given: Given, name: str) -> fittin
     if sizes != [shape[0] for shape in model.inputs.values()]:
         theirs = ", ".join(f"{printable(k, 40)}: {shape[0]}" for k, shape in model.inputs.items())
         raise InputError(
-            f"{printable(name)} takes {theirs}; the task offers {printable(space, 200)}. Name the entries in that order with --teacher-keys."
+            f"{printable(name)} takes {theirs}; the task offers {printable(space, 200)}. Name the entries in that order with --options teacher_keys=NAME."
         )
     return fitting.Sight(View(keys=keys))
 

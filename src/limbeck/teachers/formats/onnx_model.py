@@ -22,6 +22,7 @@ from limbeck.errors import InputError, printable
 from limbeck.runtimes import onnx_session
 from limbeck.teachers import files, modules, normaliser, onnx_feeds, onnx_ports, safetensors_file
 from limbeck.teachers.files import File, Given, info
+from limbeck.teachers.onnx_exported import ExportedPolicy
 from limbeck.teachers.onnx_feeds import Feed
 from limbeck.teachers.onnx_playing import Answer, ModelPolicy
 from limbeck.teachers.onnx_ports import Port, role
@@ -148,7 +149,7 @@ def _exported(run: Any, own: Mapping[str, Any], spec: Spec, given: Given, file: 
             f"{printable(file.name)} acts with {said.kind} {said.sizes}, {printable(spec.name)} wants {head.sizes} within its own bounds. Give the environment it was made for."
         )
     spaces.check_view(spec.observation_space, view)
-    return onnx_session.OnnxPolicy(run, spec, head, view)
+    return ExportedPolicy(run, spec, head, view, file.name)
 
 
 # ---------------------------------------------------------------- models of others
