@@ -9,10 +9,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from conftest import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pickle_mutations import edits, fuzzed, mutated, survived
 
-from limbeck.errors import InputError, LimbeckError, UnsafeError
+from limbeck.errors import InputError, UnsafeError
 from limbeck.teachers import inert, plaindata
 from limbeck.teachers.plaindata import Named, Opaque
 
@@ -52,7 +54,7 @@ def saved(value: object, **kwargs: object) -> bytes:
 # ---------------------------------------------------------------- what is read
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, derandomize=True, deadline=None, database=None)
 @given(plain_values, st.sampled_from(list(PROTOCOLS)))
 def test_plain_data_comes_back_as_it_went(value: object, protocol: int) -> None:
     assert inert.read_pickle(pickle.dumps(value, protocol)) == value
@@ -193,36 +195,69 @@ def test_every_prefix_is_refused() -> None:
             inert.read_pickle(content[:length])
 
 
-def test_flipped_bytes_raise_nothing_but_our_errors() -> None:
-    rng = np.random.default_rng(0)
-    originals = [pickle.dumps({"a": np.arange(5.0), "b": [Thing(), {1, 2}]}, p) for p in PROTOCOLS]
-    for number in range(3000):
-        content = bytearray(originals[number % len(originals)])
-        for place in rng.integers(len(content), size=rng.integers(1, 4)):
-            content[place] = rng.integers(256)
-        try:
-            value = inert.read_pickle(bytes(content))
-        except LimbeckError:
-            continue
-        inert.opaque_names(value)
+ORIGINALS = [pickle.dumps({"a": np.arange(5.0), "b": [Thing(), {1, 2}, (3, "four")]}, p) for p in PROTOCOLS]
 
 
-def test_flipped_bytes_in_a_torch_zip_raise_nothing_but_our_errors() -> None:
-    rng = np.random.default_rng(0)
-    with zipfile.ZipFile(io.BytesIO(saved({"w": torch.randn(3, 2)}))) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    for _ in range(300):
-        changed = io.BytesIO()
-        with zipfile.ZipFile(changed, "w") as archive:
-            for name, content in members.items():
-                mutable = bytearray(content)
-                if name.endswith("data.pkl"):
-                    mutable[rng.integers(len(mutable))] = rng.integers(256)
-                archive.writestr(name, bytes(mutable))
-        try:
-            inert.tensors(inert.read_torch_zip(changed.getvalue()), "x")
-        except LimbeckError:
-            continue
+def read_and_walked(content: bytes) -> None:
+    inert.names_in(content)
+    inert.opaque_names(inert.read_pickle(content))
+
+
+@fuzzed(500)
+@given(st.sampled_from(ORIGINALS), edits)
+def test_mutated_pickles_are_survived(original: bytes, changes: list) -> None:
+    survived(lambda: read_and_walked(mutated(original, changes)))
+
+
+@pytest.mark.slow
+@fuzzed(20_000)
+@given(st.sampled_from(ORIGINALS), edits)
+def test_many_mutated_pickles_are_survived(original: bytes, changes: list) -> None:
+    survived(lambda: read_and_walked(mutated(original, changes)))
+
+
+def torch_members() -> dict[str, bytes]:
+    base = torch.arange(12.0).reshape(3, 4)
+    content = saved({"w": base, "t": base.T, "half": base.half(), "wide": base.bfloat16(), "b": torch.zeros(3)})
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+MEMBERS = torch_members()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def with_changes(member: str, changes: list) -> bytes:
+    if member == "(the zip)":
+        return mutated(zipped(MEMBERS), changes)
+    return zipped(MEMBERS | {member: mutated(MEMBERS[member], changes)})
+
+
+PLACES = st.sampled_from([*[name for name in MEMBERS if name.endswith("data.pkl")] * 4, *MEMBERS, "(the zip)"])
+
+
+def opened(content: bytes) -> None:
+    inert.tensors(inert.read_torch_zip(content), "x")
+
+
+@fuzzed(500)
+@given(PLACES, edits)
+def test_mutated_torch_zips_are_survived(member: str, changes: list) -> None:
+    survived(lambda: opened(with_changes(member, changes)))
+
+
+@pytest.mark.slow
+@fuzzed(10_000)
+@given(PLACES, edits)
+def test_many_mutated_torch_zips_are_survived(member: str, changes: list) -> None:
+    survived(lambda: opened(with_changes(member, changes)))
 
 
 @pytest.mark.parametrize(
@@ -243,6 +278,134 @@ def test_flipped_bytes_in_a_torch_zip_raise_nothing_but_our_errors() -> None:
 def test_bombs_and_oddities_are_refused(what: str, content: bytes) -> None:
     with pytest.raises(InputError):
         inert.read_pickle(content)
+
+
+def text(value: str) -> bytes:
+    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
+
+
+def long(value: int) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8b" + len(data).to_bytes(4, "little") + data
+
+
+LEVELS = b"2\x86" * 64  # 2**64 leaves when written out
+ARRAY = b"cnumpy._core.numeric\n_frombuffer\n(C\x04aaaacnumpy\ndtype\n(" + text("f4") + b"tR"
+SHARED = 2**61 - 1  # whole numbers whose distance is a multiple of this have one hash
+BOMBS = {
+    "a name written out": b"(" + text("storage") + b"ctorch\nFloatStorage\nK\x01" + LEVELS + text("cpu") + b"K\x01tQ.",
+    "a type written out": b"(" + text("storage") + b"K\x01" + LEVELS + text("0") + text("cpu") + b"K\x01tQ.",
+    "a key written out": b"}K\x01" + LEVELS + b"Ns.",
+    "a function written out": b"K\x01" + LEVELS + b")R.",
+    "a long integer": long(2**8_000_000) + b".",
+    "a long product": ARRAY + b"(" + long(2**500) + b"2" * 31 + b"t" + text("C") + b"tR.",
+    "a wide product": ARRAY + b"(" + long(2**60) + b"2" * 31 + b"t" + text("C") + b"tR.",
+    "numbers with one hash": b"}(" + b"".join(long(n * SHARED) + b"N" for n in range(40_000)) + b"u.",
+    "one text encoded again and again": (
+        b"c_codecs\nencode\nq\x000" + text("a" * 2**20) + text("latin1") + b"\x86q\x010(" + b"h\x00h\x01R" * 20_000 + b"l."
+    ),
+    "one list copied again and again": (
+        b"ctorch\nSize\nq\x000(" + b"N" * 100_000 + b"l\x85q\x010(" + b"h\x00h\x01R" * 20_000 + b"l."
+    ),
+    "one long name in many": (
+        text("a" * 2**22) + b"q\x000(" + b"".join(b"h\x00" + text(str(n)) + b"\x93" for n in range(20_000)) + b"l."
+    ),
+    "many names": b"(" + b"".join(b"ca\nb%d\n" % n for n in range(100_000)) + b"l.",
+    "one array finished again and again": (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR" + b"2" * 50_000
+        + b"".join(b"r" + n.to_bytes(4, "little") for n in range(200_000)) + b"(K\x01(K\x00tcnumpy\ndtype\n(" + text("f4")
+        + b"tR\x89C\x00tq\x000" + b"h\x00b0" * 50_000 + b"."
+    ),
+    "one array many times": ARRAY + b"q\x000" + b"(" + b"h\x00" * 10 + b"l.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", list(BOMBS))
+def test_few_bytes_make_little(what: str) -> None:
+    """Copies, products, hashes, comparisons and messages: each took minutes or gigabytes."""
+    content, file = b"\x80\x04" + BOMBS[what], io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", content)
+        archive.writestr("x/data/0", b"1234")
+    harmless = what == "one array many times"
+    assert survived(lambda: inert.opaque_names(inert.read_torch_zip(file.getvalue()))) is harmless
+    survived(lambda: inert.names_in(content))
+
+
+def twins(levels: int) -> bytes:
+    """Two equal sets that share nothing, as keys of one dict: to compare them takes 2**levels steps."""
+    level = b"(" + b"h\x00" + b"h\x00K\x01\x86" + b"\x91q\x00" + b"0"
+    one = b"(K\x05\x91q\x000" + level * levels + b"h\x00"
+    return b"\x80\x04}(" + one + b"N" + one + b"Nu."
+
+
+def test_nested_sets_are_no_keys() -> None:
+    assert not survived(lambda: inert.read_pickle(twins(60)))
+
+
+def test_tensors_of_one_storage_share_one_budget() -> None:
+    """Each of them is small enough; together they were gigabytes out of two kilobytes."""
+    for count, size, taken in ((1, 2**20, True), (40, 2**20, False), (1, 2**25, False)):
+        tensors = {f"w{n}": torch.ones(1).expand(size) for n in range(count)}
+        assert survived(lambda held=saved(tensors): inert.read_torch_zip(held)) is taken
+
+
+def test_what_real_files_repeat_stays_within_the_budget() -> None:
+    """Tied weights, stored once and named three times, a transposed copy, and a bfloat16 that widens."""
+    base = torch.zeros(1100, 4000)  # 17 MB, with its copies over the floor of the budget
+    read = inert.read_torch_zip(saved({"a": base, "b": base, "c": base, "t": base.T, "wide": base.bfloat16()}))
+    assert read["t"].shape == (4000, 1100)
+    assert sum(array.nbytes for array in read.values()) > plaindata.BUDGET_FLOOR
+
+
+FIXED = sorted(
+    path.name
+    for pattern in (
+        "sb3_*.zip",
+        "sb3old_*.zip",
+        "contrib_*.zip",
+        "rslrl_*.pt",
+        "torch_state_dict.pt",
+        "*.cleanrl_model",
+    )
+    for path in FIXTURES.glob(pattern)
+)
+
+
+def compared(ours: object, theirs: object) -> int:
+    """How many tensors were equal bit for bit; every one must be, and all else equal."""
+    if isinstance(theirs, torch.Tensor):
+        other = theirs.detach().numpy()
+        assert isinstance(ours, np.ndarray)
+        assert (ours.dtype, ours.shape, ours.tobytes()) == (other.dtype, other.shape, other.tobytes())
+        return 1
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        return sum(compared(ours[key], value) for key, value in theirs.items())
+    if isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs)
+        return sum(compared(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert ours == theirs
+    return 0
+
+
+def test_there_are_files_of_every_maker() -> None:
+    assert len(FIXED) > 40
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_real_files_bit_for_bit_as_torch_loads_them(name: str) -> None:
+    """Stable-Baselines3, sb3-contrib, rsl_rl, CleanRL: each array equals that of torch.load(weights_only=True)."""
+    content = (FIXTURES / name).read_bytes()
+    contents = [content]
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            contents = [archive.read(member) for member in archive.namelist() if member.endswith(".pth")]
+    tensors = 0
+    for part in contents:
+        theirs = torch.load(io.BytesIO(part), weights_only=True, map_location="cpu")
+        tensors += compared(inert.read_torch_zip(part, name), theirs)
+    assert tensors > 0
 
 
 def test_references_to_references_are_walked_once() -> None:

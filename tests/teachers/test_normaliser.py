@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import FIXTURES
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from pickle_mutations import edits, fuzzed, mutated, survived
 from sb3_cases import BOX, LAST, Nowhere, acted, drawn, made
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from limbeck import distributions, teachers
-from limbeck.contracts import Spec
+from limbeck.contracts import Spec, View
 from limbeck.errors import InputError, UnsafeError
+from limbeck.teachers import normaliser
 
 
 def normalised(tmp_path: Path, observation: gym.Space, **kwargs: Any) -> tuple[Any, VecNormalize]:
@@ -183,3 +189,73 @@ def test_an_image_with_its_channels_last_keeps_its_statistics(tmp_path: Path) ->
         wanted = model.policy.get_distribution(tensor).distribution.logits.numpy()
     np.testing.assert_allclose(acted(teacher, obs)[1].params, wanted, rtol=1e-3, atol=1e-3)
     assert teacher.blueprint.view.indices is None
+
+
+# ---------------------------------------------------------------- damage
+
+
+PENDULUM = spaces.Box(-8.0, 8.0, (3,), np.float32)
+SAVED = (FIXTURES / "sb3_ppo_normalised_pendulum.pkl").read_bytes()
+
+
+def statistics(**changes: Any) -> bytes:
+    """The fixture's statistics in a file whose numbers were changed: obs_rms' mean and var, or its own attributes."""
+    env = pickle.loads(SAVED)
+    for key, value in changes.items():
+        setattr(env.obs_rms if key in ("mean", "var") else env, key, value)
+    return pickle.dumps(env)
+
+
+def understood(content: bytes) -> None:
+    found = normaliser.read(content, "vec_normalize.pkl", PENDULUM, View())
+    if found.normaliser is not None:
+        assert np.isfinite(found.normaliser.mean).all()
+        assert np.isfinite(found.normaliser.scale).all()
+        assert (found.normaliser.scale > 0).all()
+        assert found.normaliser.mean.dtype == found.normaliser.scale.dtype == np.float32
+
+
+SMALL = statistics(returns=None, venv=None, old_reward=None)
+
+
+@fuzzed(500)
+@given(st.sampled_from([SAVED, SMALL]), edits)
+def test_mutated_statistics_are_survived(original: bytes, changes: list) -> None:
+    survived(lambda: understood(mutated(original, changes)))
+
+
+@pytest.mark.slow
+@fuzzed(20_000)
+@given(st.sampled_from([SAVED, SMALL]), edits)
+def test_many_mutated_statistics_are_survived(original: bytes, changes: list) -> None:
+    survived(lambda: understood(mutated(original, changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": np.array([0, 0, 1e39])}, "infinite"),  # more than float32 holds
+        ({"var": np.array([1, 1, 1e-200]), "epsilon": 0.0}, "infinite"),  # a spread that float32 takes for zero
+        ({"var": np.full(3, 1.7e308), "epsilon": 1.7e308}, "infinite"),
+        ({"epsilon": 2**2000}, "bits"),
+        ({"epsilon": 2**500}, "infinite"),
+        ({"clip_obs": "10"}, "lacks clip_obs"),
+        ({"clip_obs": -1.0}, "clips at"),
+        ({"obs_rms": {(("a" * 99,) * 16,) * 16: 1}}, "normalises 'tuple'"),
+        ({"obs_rms": {"": 1}}, "lacks the mean"),
+        ({"mean": np.zeros((0, 3)), "var": np.zeros((0, 3))}, "shape"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        understood(statistics(**changes))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_no_clip_is_a_clip_at_infinity() -> None:
+    space = spaces.Dict({"state": PENDULUM, "other": PENDULUM})
+    rms = {"state": pickle.loads(SAVED).obs_rms}
+    found = normaliser.read(statistics(obs_rms=rms, clip_obs=np.inf), "x.pkl", space, View())
+    assert found.normaliser.clip == np.inf
+    assert found.gain.tolist() == [1.0] * 6

@@ -20,6 +20,7 @@ from limbeck.recordings.records import MAX_CHOICES
 
 PART = "/"  # joins the keys of a nested observation, as a task's does
 MAX_NUMBERS = 2**24  # of one observation
+MOST = 2**53  # integers up to it are exact however they are computed with
 _DTYPES = frozenset(
     ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
 )
@@ -72,13 +73,13 @@ def space_of(data: Mapping[str, Any]) -> gym.Space[Any]:
         case "Box":
             return _box(data)
         case "Discrete":
-            return gym.spaces.Discrete(_choices([data["n"]]), start=int(data.get("start", 0)))
+            return gym.spaces.Discrete(_choices([data["n"]]), start=_integers(data.get("start", 0), -MOST)[0])
         case "MultiDiscrete":
             _choices(data["nvec"])
+            _integers(data["start"], -MOST)
             return gym.spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
         case "MultiBinary":
-            dims = data["n"] if isinstance(data["n"], list) else [data["n"]]
-            if math.prod(_whole(dims)) > MAX_CHOICES:
+            if math.prod(_integers(data["n"], 1)) > MAX_CHOICES:
                 raise ValueError(f"more than {MAX_CHOICES:,} choices")
             return gym.spaces.MultiBinary(data["n"])
         case "Dict":
@@ -93,8 +94,8 @@ def space_of(data: Mapping[str, Any]) -> gym.Space[Any]:
 def _box(data: Mapping[str, Any]) -> gym.spaces.Box:
     if data["dtype"] not in _DTYPES:
         raise ValueError(f"numbers of type {printable(data['dtype'])}")
-    dtype, shape = np.dtype(data["dtype"]), tuple(int(n) for n in data["shape"])
-    if any(n < 0 for n in shape) or math.prod(shape) > MAX_NUMBERS:
+    dtype, shape = np.dtype(data["dtype"]), tuple(_integers(data["shape"], 0))
+    if math.prod(shape) > MAX_NUMBERS:
         raise ValueError(f"the shape {printable(shape)}, at most {MAX_NUMBERS:,} numbers are read")
     with np.errstate(over="ignore", invalid="ignore"):  # a bound beyond the type's range is none
         low, high = np.array(data["low"], dtype), np.array(data["high"], dtype)
@@ -105,24 +106,19 @@ def _box(data: Mapping[str, Any]) -> gym.spaces.Box:
 
 def _choices(nested: Any) -> int:
     """How many choices there are in all."""
-    count = sum(_whole(nested))
+    count = sum(_integers(nested, 1))
     if count > MAX_CHOICES:
         raise ValueError(f"{printable(count)} choices, at most {MAX_CHOICES:,} are read")
     return count
 
 
-def _whole(nested: Any) -> list[int]:
-    """Every number of nested lists; ValueError for what is none of 1, 2, 3, ..."""
-    flat, left = [], [nested]
-    while left:
-        item = left.pop()
-        if isinstance(item, list):
-            left.extend(item)
-        elif type(item) is int and item >= 1:
-            flat.append(item)
-        else:
-            raise ValueError(f"{printable(item)} where a number of choices belongs")
-    return flat
+def _integers(nested: Any, least: int) -> list[int]:
+    """The numbers of nested lists in their order; ValueError for any that is no integer of at least `least`."""
+    if isinstance(nested, list):
+        return [number for item in nested for number in _integers(item, least)]
+    if type(nested) is not int or not least <= nested <= MOST:
+        raise ValueError(f"{printable(nested)} where an integer from {least} to {MOST} belongs")
+    return [nested]
 
 
 def described(space: gym.Space[Any]) -> dict[str, Any]:
