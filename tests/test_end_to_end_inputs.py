@@ -176,7 +176,9 @@ def test_module_names_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert said["members"][0]["proof"]["verdict"] == "proved"
     folder = next(Path("runs").iterdir())
     assert cli.main(["prove", f"{folder}:linear-s0", "--retain", ".6"]) == 0, "the run finds its teacher and task again"
-    assert cli.main(["export", str(folder), "--members", "all", "--to", "numpy"]) == 0
+    wanted = ["export", str(folder), "--members", "all", "--to", "numpy"]
+    assert cli.main(wanted) == 2, "a folder's recipe imports nothing until somebody names the module"
+    assert cli.main([*wanted, "--env", "own_things:Shorter-v0"]) == 0
     assert cli.main(["distill", "own_things:nothing", "--env", "CartPole-v1"]) == 2
 
 

@@ -177,6 +177,15 @@ def test_an_environment_without_a_stated_speed_gets_thirty_frames(tmp_path: Path
     assert (info.fps, info.teacher_return, info.frames) == (30.0, 1.0, 3 + 30)
 
 
+def test_pictures_of_shares_are_drawn_as_bytes(tmp_path: Path, painter: Any) -> None:
+    """MinAtar draws floats from 0 to 1."""
+    task = painter(lambda at: np.full((40, 60, 3), 0.5 * at))
+    assert side_by_side(still(task), still(task), task, SEED, tmp_path / "v.mp4") is not None
+    beyond = painter(lambda at: np.full((40, 60, 3), 1.5))
+    assert side_by_side(still(beyond), still(beyond), beyond, SEED, tmp_path / "w.mp4") is None
+    assert "float64" in reason(tmp_path / "w.json")
+
+
 @pytest.mark.parametrize("words", UNDRAWABLE)
 def test_environments_that_fail_to_draw_give_a_reason(tmp_path: Path, painter: Any, words: str) -> None:
     task = painter(UNDRAWABLE[words])

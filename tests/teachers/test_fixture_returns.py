@@ -28,6 +28,10 @@ TOO_CLOSE = {
 }  # fmt: skip
 QUICK = {"cleanrl_c51", "keras_dense", "onnx_legacy", "onnx_gru", "torch_state_dict"}  # long episodes: one per format
 
+LATER = {  # 200 steps each, of formats that others stand for
+    "cleanrl_ddpg", "cleanrl_ppo_continuous", "rslrl_v2", "rslrl_v3", "rslrl_export_gru", "rslrl_export_mlp", "rslrl_lstm",
+    "sb3_ddpg_pendulum", "sb3_td3_pendulum",
+}  # fmt: skip
 
 walls = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in confined.MACHINES, reason="no walls on this system"
@@ -41,8 +45,8 @@ def long_episodes(name: str) -> bool:
 
 
 def marked(name: str) -> object:
-    marks = [pytest.mark.slow] if name in PROGRAMS or (long_episodes(name) and name not in QUICK) else []
-    return pytest.param(name, marks=[*marks, walls] if name in PROGRAMS else marks)
+    slow = name in PROGRAMS or name in LATER or (long_episodes(name) and name not in QUICK)
+    return pytest.param(name, marks=[pytest.mark.slow] * slow + [walls] * (name in PROGRAMS))
 
 
 def squared_error(stated: dict) -> float:

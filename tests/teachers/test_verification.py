@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from limbeck import seeding, tasks, teachers
-from limbeck.contracts import Blueprint, Dense, Episodes, Normaliser, Spec, Teacher, TeacherInfo
+from limbeck.contracts import Blueprint, Dense, Episodes, Evaluation, Normaliser, Spec, Teacher, TeacherInfo
 from limbeck.errors import InputError
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.settings import VerifySettings
@@ -169,6 +169,16 @@ def test_greedy_is_kept_within_noise() -> None:
     assert verification.better_mode({"greedy": greedy, "sampled": episodes(list(10 + noise))}) == "greedy"
     assert verification.better_mode({"greedy": greedy, "sampled": episodes(list(13 + noise))}) == "sampled"
     assert verification.better_mode({"greedy": greedy, "sampled": greedy}) == "greedy"
+
+
+def test_the_note_on_the_mode_claims_no_more_than_was_measured() -> None:
+    def scored(mean: float) -> Evaluation:
+        return Evaluation("teacher", "greedy", mean, mean, mean, 1, 1, (mean,))
+
+    ahead = verification._mode_note({"greedy": scored(2.0), "sampled": scored(1.0)}, "greedy")
+    behind = verification._mode_note({"greedy": scored(1.0), "sampled": scored(1.1)}, "greedy")
+    assert ahead == ("the teacher plays greedy, its better mode (greedy 2, sampled 1)",)
+    assert behind == ("the teacher plays greedy, since sampling is not surely better (greedy 1, sampled 1.1)",)
 
 
 def test_the_interval_covers_the_mean() -> None:

@@ -31,7 +31,6 @@ from limbeck.recordings.records import MAX_BYTES, Recordings, checked, content_o
 
 META, DATA = "metadata.json", "main_data.hdf5"
 FREE = 256 * 2**20  # bytes that a file of any size may unpack to; beyond them MAX_RATIO times its own
-GZIP, SHUFFLE = 1, 2  # HDF5's numbers of filters
 _COLUMNS = {"reward": "rewards", "action": "actions", "terminated": "terminations", "truncated": "truncations"}
 _NO_SPACE = (  # what descriptions of spaces raise that describe none
     KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, AssertionError, MemoryError,
@@ -41,10 +40,10 @@ _NO_SPACE = (  # what descriptions of spaces raise that describe none
 class _Source:
     """What is being read, and how much of it still may be."""
 
-    def __init__(self, folder: Path, spec: Spec, places: dict[str, str], stored: int) -> None:
-        self.folder, self.spec, self.places = folder, spec, places
-        self._most = min(MAX_BYTES, max(FREE, MAX_RATIO * stored))
-        self._left, self._unread = self._most, stored
+    def __init__(self, folder: Path, spec: Spec, places: dict[str, str], content: bytes) -> None:
+        self.folder, self.spec, self.places, self.content = folder, spec, places, content
+        self._most = min(MAX_BYTES, max(FREE, MAX_RATIO * len(content)))
+        self._left, self._unread = self._most, len(content)
 
     def take(self, size: int) -> None:
         """Raise InputError when all columns together become too large; before they are read."""
@@ -52,8 +51,8 @@ class _Source:
         if self._left < 0:
             raise _bad(self.folder, f"it unpacks to more than the {self._most:,} bytes that a file of its size may")
 
-    def read(self, size: int) -> None:
-        """Raise InputError when more bytes of images were read than the file has."""
+    def refer(self, size: int) -> None:
+        """Raise InputError when entries that refer to bytes refer to more of them than the file has."""
         self._unread -= size
         if self._unread < 0:
             raise _bad(self.folder, "its images declare more bytes than are there")
@@ -69,7 +68,7 @@ def read(folder: Path) -> Recordings:
     spec, places = _spec(meta, folder)
     try:
         with _h5py().File(io.BytesIO(content), "r") as file:
-            episodes = list(_episodes(file, meta, _Source(folder, spec, places, len(content))))
+            episodes = list(_episodes(file, meta, _Source(folder, spec, places, content)))
         if not episodes:
             raise _bad(folder, "it holds no episodes")
         joined = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
@@ -245,27 +244,39 @@ def _pictures(group: Any, name: str, shape: tuple[int, ...], source: _Source) ->
     dataset, folder = _dataset(group, name, source.folder), source.folder
     source.take(len(dataset) * math.prod(shape))
     if dataset.dtype.kind == "O":
-        _check_references(dataset, name, folder)
+        _check_references(dataset, name, source)
     else:  # files of one length: an ordinary column of bytes
         check_stored(dataset, name, printable(folder), MAX_BYTES, "u")
     frames = np.empty((len(dataset), *shape), np.uint8)
-    for i in range(len(dataset)):  # one by one: many entries may lead to the same large file
-        content = np.asarray(dataset[i], np.uint8).tobytes()
-        source.read(len(content))
-        frames[i] = _picture(content, shape, folder)
+    for i in range(len(dataset)):
+        frames[i] = _picture(np.asarray(dataset[i], np.uint8).tobytes(), shape, folder)
     return frames
 
 
-def _check_references(dataset: Any, name: str, folder: Path) -> None:
-    """Raise InputError unless every entry is a list of bytes of its own length, referred to by numbers in the file."""
-    plist = dataset.id.get_create_plist()
+def _check_references(dataset: Any, name: str, source: _Source) -> None:
+    """Raise InputError unless every entry is a list of bytes that can be in the file.
+
+    The library makes room for as many bytes as an entry says before it looks for them, and several entries may refer
+    to the same ones: so the entries (length, address, index) are read here where they lie.
+    """
+    folder, plist = source.folder, dataset.id.get_create_plist()
     if _h5py().check_vlen_dtype(dataset.dtype) != np.uint8 or dataset.ndim != 1:
         raise _bad(folder, f"{printable(name)} holds no JPEG images")
-    if any(plist.get_filter(i)[0] not in (GZIP, SHUFFLE) for i in range(plist.get_nfilters())):
-        raise _bad(folder, f"{printable(name)} is stored through a filter that is neither gzip nor shuffle")
-    pieces = math.prod(dataset.chunks or (0,))
-    if dataset.id.get_storage_size() < len(dataset) or pieces > max(4 * len(dataset), 2**16):
+    if plist.get_nfilters() or dataset.file.userblock_size:  # addresses in the file are then other ones
+        raise _bad(folder, f"{printable(name)} is stored through a filter, or behind a user block")
+    if dataset.chunks:
+        chunks = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
+        lie = [(chunk.byte_offset, chunk.size) for chunk in chunks]
+    else:
+        begin = dataset.id.get_offset()
+        lie = [] if begin is None else [(begin, dataset.id.get_storage_size())]
+    width = 8 + int(dataset.file.id.get_create_plist().get_sizes()[0])
+    entry = np.dtype({"names": ["length"], "formats": ["<u4"], "offsets": [0], "itemsize": width})
+    if sum(size for _, size in lie) < width * len(dataset) or max(dataset.chunks or (0,)) * width > len(source.content):
         raise _bad(folder, f"{printable(name)} declares {len(dataset):,} images, more than are there")
+    for offset, size in lie:
+        entries = np.frombuffer(source.content[offset : offset + size // width * width], entry)
+        source.refer(int(entries["length"].sum(dtype=np.int64)))
 
 
 def _picture(content: bytes, shape: tuple[int, ...], folder: Path) -> Array:

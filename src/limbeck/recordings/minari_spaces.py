@@ -73,10 +73,10 @@ def space_of(data: Mapping[str, Any]) -> gym.Space[Any]:
         case "Box":
             return _box(data)
         case "Discrete":
-            return gym.spaces.Discrete(_choices([data["n"]]), start=_integers(data.get("start", 0), -MOST)[0])
+            return gym.spaces.Discrete(_choices(data["n"]), start=_starts(data.get("start", 0))[0])
         case "MultiDiscrete":
             _choices(data["nvec"])
-            _integers(data["start"], -MOST)
+            _starts(data["start"])
             return gym.spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
         case "MultiBinary":
             if math.prod(_integers(data["n"], 1)) > MAX_CHOICES:
@@ -112,12 +112,19 @@ def _choices(nested: Any) -> int:
     return count
 
 
+def _starts(nested: Any) -> list[int]:
+    numbers = _integers(nested, -MOST)
+    if max(numbers, default=0) > MOST:
+        raise ValueError(f"choices that count from {printable(max(numbers))}, at most {MOST} is read")
+    return numbers
+
+
 def _integers(nested: Any, least: int) -> list[int]:
     """The numbers of nested lists in their order; ValueError for any that is no integer of at least `least`."""
     if isinstance(nested, list):
         return [number for item in nested for number in _integers(item, least)]
-    if type(nested) is not int or not least <= nested <= MOST:
-        raise ValueError(f"{printable(nested)} where an integer from {least} to {MOST} belongs")
+    if type(nested) is not int or nested < least:
+        raise ValueError(f"{printable(nested)} where an integer from {least} on belongs")
     return [nested]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from limbeck.recordings.records import Recordings, bad, checked
 
 _DAMAGE = (  # what zipfile and numpy raise on files that were cut or changed
     OSError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, MemoryError, NotImplementedError,
-    SyntaxError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError,
+    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError,
 )  # fmt: skip
 RATIO, FREE = 200, 256 * 2**20  # how tightly more than so many bytes may be packed
 _OBS, _ACTION = ("obs", "observations", "observation"), ("action", "actions", "acts")

@@ -122,6 +122,7 @@ def _stretches(records: Recordings) -> tuple[list[tuple[int, int]], int]:
     shuffled = _shuffled(cut)
     train, validation = _shares(len(cut))
     part = {begin: (i >= train) + (i >= train + validation) for i, (begin, _) in enumerate(shuffled)}
+    # The shortest stretch keeps three quarters of its rows.
     gap = int(max(1, min(GAP, (lengths // counts)[counts > 1].min() // 4)))
     starts = {begin for begin, _ in whole}
     return [
