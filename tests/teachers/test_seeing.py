@@ -71,7 +71,7 @@ def test_the_mask_is_never_taken_for_the_observation() -> None:
 
 def test_what_cannot_be_told_is_asked_for() -> None:
     offered = spaces.Dict({"a": BOX, "b": BOX})
-    with pytest.raises(InputError, match=r"a and b fit\. Name the entry with --teacher-keys"):
+    with pytest.raises(InputError, match=r"a and b fit\. Name the entry with --options teacher_keys=NAME"):
         seen(BOX, offered)
     assert seen(BOX, offered, View(keys=("b",)))[0].keys == ("b",)
     with pytest.raises(InputError, match=r"view key 'c' is not in the observation\. Allowed: a, b"):
