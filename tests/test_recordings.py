@@ -28,6 +28,7 @@ from limbeck import collection, recordings, seeding, spaces, tasks, teachers
 from limbeck.contracts import PolicyOutput, Spec
 from limbeck.errors import InputError, LimbeckError, StorageError, UnsafeError
 from limbeck.recordings import minari_layout, records
+from limbeck.reporting.words import headline
 from limbeck.tasks import recorded
 from limbeck.tasks.recorded import agreement
 
@@ -267,6 +268,8 @@ def test_without_an_environment_nothing_is_proved(tmp_path: Path) -> None:
     assert result.members[0].proof.fidelity["agreement"] > 0.8
     assert result.bill.collection_steps == result.bill.verify_steps == result.bill.proof_steps == 0
     assert "no environment" in (tmp_path / "run" / "report.html").read_text()
+    assert "Nothing is proved" in headline(result)
+    assert "no environment" in headline(result)
 
 
 def test_demonstrations_are_imitated_and_judged_in_the_environment(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ from limbeck.contracts.policies import (
     View,
 )
 from limbeck.contracts.results import (
+    NO_ENVIRONMENT,
+    NO_PLAYER,
     Artifact,
     Bill,
     Evaluation,
@@ -58,6 +60,8 @@ from limbeck.contracts.results import (
 __all__ = [
     "ACTIVATIONS",
     "LAYERS",
+    "NO_ENVIRONMENT",
+    "NO_PLAYER",
     "Array",
     "Artifact",
     "Batch",

@@ -11,6 +11,8 @@ from limbeck.contracts.blueprint import Blueprint
 from limbeck.contracts.play import Bounds
 from limbeck.contracts.policies import Mode, Policy
 
+NO_ENVIRONMENT = "no environment"  # begins the reason of a verdict where nothing could be proved
+NO_PLAYER = "the teacher is a recording, which cannot play the student's episodes"
 Verdict = Literal["proved", "not proved", "undecided"]
 
 

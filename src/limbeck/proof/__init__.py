@@ -14,11 +14,9 @@ from limbeck.proof.planning import plan
 from limbeck.proof.proving import Contender, FamilyVerdict, prove, prove_family
 from limbeck.proof.returns import Triples, retention, retention_interval
 from limbeck.proof.timing import latency, latency_of
-from limbeck.proof.unproved import NO_ENVIRONMENT, NO_PLAYER, Measured, measure
+from limbeck.proof.unproved import Measured, measure
 
 __all__ = [
-    "NO_ENVIRONMENT",
-    "NO_PLAYER",
     "Blindness",
     "Contender",
     "FamilyVerdict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,6 @@ from limbeck.proof.eprocess import Reals
 from limbeck.proof.proving import STREAM
 from limbeck.proof.returns import Triples, retention, retention_interval
 from limbeck.settings import ProveSettings
-
-NO_ENVIRONMENT = "no environment"
-NO_PLAYER = "the teacher is a recording, which cannot play the student's episodes"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def measure(
     return Proof(
         task.name, member, played_by, settings.retain, settings.alpha, "not proved", reason, bounds, STREAM, tuple(seeds),
         _floats(triples.student), _floats(triples.teacher), _floats(triples.random), log_wealth=0.0,
-        retention=retention(triples), retention_low=0.0, env_steps=steps,
+        retention=retention(triples), retention_low=-math.inf, env_steps=steps,
     )  # fmt: skip
 
 

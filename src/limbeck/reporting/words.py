@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from limbeck import seeding
-from limbeck.contracts import MemberReport, Proof, RunResult
+from limbeck.contracts import NO_ENVIRONMENT, NO_PLAYER, MemberReport, Proof, RunResult
 from limbeck.errors import printable
 
 NOTHING = "–"
@@ -32,6 +32,11 @@ def headline(result: RunResult) -> str:
         )
     if best := closest(result):
         member, proof = best
+        if proof.reason.startswith((NO_ENVIRONMENT, NO_PLAYER)):
+            return (
+                f"Nothing is proved on {task}: {public(proof.reason.partition(';')[0], 200)}. The closest student, "
+                f"{public(member.name, 60)}, kept {percent(proof.retention)} in {plural(proof.episodes, 'held-out episode')}."
+            )
         tested = len(_proofs(result))
         who = (
             "the one student tested was not shown" if tested == 1 else f"none of the {tested} students tested was shown"

@@ -13,6 +13,8 @@ import numpy as np
 
 from limbeck import exporters, proof, seeding, spaces, storage
 from limbeck.contracts import (
+    NO_ENVIRONMENT,
+    NO_PLAYER,
     Artifact,
     Blueprint,
     Bounds,
@@ -92,9 +94,9 @@ def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequenc
 def unprovable(here: Scene) -> Measured | None:
     """Why nothing can be proved here, None where it can."""
     if isinstance(here.task, RecordedTask):
-        return Measured(proof.NO_ENVIRONMENT)
+        return Measured(NO_ENVIRONMENT)
     if isinstance(here.teacher.policy, DemonstratedPolicy):
-        return Measured(proof.NO_PLAYER, here.teacher.policy.records.returns.tolist())
+        return Measured(NO_PLAYER, here.teacher.policy.records.returns.tolist())
     return None
 
 
