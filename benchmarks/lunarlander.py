@@ -42,7 +42,7 @@ PEER_SETTINGS = {"tuned": 1.0, "default": 0.5}
 
 def collect_once(task: tasks.EnvTask, teacher: NumpyPolicy, seed: int) -> list[tuple[int, float, Blueprint]]:
     """One collection: after every round the steps and seconds so far, and the student as it then was."""
-    head = losses.student_head("kl", teacher.head)
+    head = losses.student_head(["kl"], teacher.head)
     port = Port(task.spec, View(), head, 8)
     family = families.build(parse([STUDENT]), {task.name: port}, seed)
     name, rounds, seconds, steps = family.members[0].name, [], 0.0, 0

@@ -47,7 +47,7 @@ def distill(
     ports, data = {}, {}
     for task, teacher in cases:
         name = losses.choose("auto", teacher.policy.head)
-        head = losses.student_head(name, teacher.policy.head)
+        head = losses.student_head([name], teacher.policy.head)
         spaces.check_view(task.spec.observation_space, view)
         ports[task.name] = Port(
             task.spec, view, head, spaces.flat_size(task.spec.observation_space, view) * view.history

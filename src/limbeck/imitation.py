@@ -147,8 +147,18 @@ def _moments(dataset: Dataset, port: Port) -> tuple[NDArray[np.float64], NDArray
     return about + mean, np.sqrt(np.maximum(square / count - mean**2, 0.0))
 
 
-def table(dataset: Dataset, port: Port, teacher_head: Head, normaliser: Normaliser, temperature: float) -> Table:
-    """Everything collected so far, ready to be gathered from."""
+def table(
+    dataset: Dataset,
+    port: Port,
+    teacher_head: Head,
+    normaliser: Normaliser,
+    temperature: float,
+    extra: Mapping[str, torch.Tensor] | None = None,
+) -> Table:
+    """Everything collected so far, ready to be gathered from.
+
+    `extra`: what losses need beyond the teacher's rows, one per row of the data set ("advantage" [N, A] ...) or, without
+    dimensions, one for all ("gap" ...)."""
     first = np.asarray(dataset.first())
     labels = {"params": torch.from_numpy(np.array(dataset.column("teacher/params")))}
     if dataset.has("hard"):
@@ -157,6 +167,8 @@ def table(dataset: Dataset, port: Port, teacher_head: Head, normaliser: Normalis
         allowed = np.asarray(dataset.column(f"{OBS}/{port.view.mask}"))
         labels["allowed"] = torch.from_numpy(allowed.reshape(len(allowed), -1) > 0)
     scalars = {"temperature": torch.tensor(temperature)}
+    for name, value in (extra or {}).items():
+        (labels if value.ndim else scalars)[name] = value
     inputs = (_frames if _stays_in_files(dataset, port) else _prepared)(dataset, port, first, normaliser)
     return Table(dataset.task, inputs, torch.from_numpy(np.array(first)), labels, scalars, teacher_head)
 
@@ -196,6 +208,7 @@ class Pace:
     gradient_clip: float  # of each member's own gradient norm
     sequence: int = 32
     burn_in: int = 8
+    share: float = 0.0  # of the rounds that are over: what scheduled weights depend on
 
 
 def cosine(begin: float, end: float, share: float) -> float:
@@ -249,7 +262,10 @@ class _Draw:
 def _descend(rows: Rows, batch: Batch, head: Head, terms: Sequence[Term], pace: Pace) -> torch.Tensor:
     """One Adam step (Kingma & Ba 2015) of all members of a stack; their losses [K] before it."""
     theta = rows.theta.requires_grad_()
-    loss = objective.evaluate(terms, rows.stack.forward(theta, batch.task, batch.inputs, batch.first), batch, head)
+    maps = any(term.layer.startswith("conv") for term in terms)
+    seen = rows.stack.look(theta, batch.task, batch.inputs, batch.first, maps=maps)
+    inside = objective.Inside(seen.hidden, seen.own)
+    loss = objective.evaluate(terms, seen.params, batch, head, pace.share, inside, rows.tuned)
     (gradient,) = torch.autograd.grad(loss.sum(), theta)  # a sum, so that the members' gradients stay apart
     rows.theta = theta.detach()
     norm = gradient.norm(dim=1, keepdim=True)

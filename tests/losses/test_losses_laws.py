@@ -134,4 +134,4 @@ def test_a_loss_that_the_teacher_cannot_serve_is_refused():
     ("tanh", "executed_huber", "tanh"), ("gaussian", "gaussian_kl", "gaussian"), ("squashed", "squashed_kl", "squashed"),
 ])  # fmt: skip
 def test_student_heads(teacher, loss, student):
-    assert student_head(loss, HEADS[teacher]).kind == student
+    assert student_head([loss], HEADS[teacher]).kind == student

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -21,6 +21,8 @@ class Batch:
     first: torch.Tensor | None  # [T, B] bool; None for single rows, which memoryless students take
     mask: torch.Tensor | None  # [T, B] float, 1 where the row counts; None: all do
     labels: Mapping[str, torch.Tensor]  # "params" [T, B, W] float32, "value" [T, B], "hard" [T, B] int64 ...
+    # "advantage" [T, B, A] Q_T - V_T, "feature:LAYER" [T, B, ...], "target" [T, B] with "action" [T, B] and "known" [T, B]
+    # scalars: "temperature", "gap" (mean spread of the advantages), "beta" ...
 
 
 class PointLoss(Protocol):
@@ -38,11 +40,16 @@ class BatchLoss(Protocol):
 
 
 class TrainableLoss(Protocol):
-    """A loss that owns parameters (projector, temperature, discriminator), dropped at export."""
+    """A point loss with parameters of its own (projector, value head). They lie in the members' rows of theta behind
+    the policy's, so that Adam, clipping, dropping and checkpoints know no exception; freezing leaves them behind."""
 
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-    def __call__(self, student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head) -> torch.Tensor: ...
+    def __call__(
+        self,
+        student: torch.Tensor,
+        labels: Mapping[str, torch.Tensor],
+        head: Head,
+        own: Mapping[str, torch.Tensor],  # name -> [K, ...]
+    ) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class LossEntry:
 
     fn: Callable[..., torch.Tensor]
     kind: Literal["point", "batch", "trainable"]
-    needs: frozenset[str]  # of: logits, q, gaussian, squashed, action, value, critic, features, next, reward, hard
+    needs: frozenset[str]  # of: logits, q, gaussian, squashed, action, temperature, value, regret (action values: the
+    # teacher's own or fitted), critic (differentiable in the action), features, next, reward, hard, many_actions
     heads: tuple[HeadKind, ...]  # teacher heads it accepts
     divergence: bool  # zero when both sides agree
+    reads: Literal["params", "hidden"] = "params"  # what of the student: its rows [..., W], or a hidden layer [..., F]
+    owns: Callable[[tuple[int, ...], tuple[int, ...]], Mapping[str, tuple[int, ...]]] | None = None
+    # trainable losses: shapes of one student layer and one teacher layer -> shapes of the loss's own parameters

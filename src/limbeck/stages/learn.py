@@ -24,13 +24,14 @@ from limbeck.dataset import Dataset, open_dataset
 from limbeck.objective import Term
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.settings import TIMED_ROUNDS, CollectSettings, ImitateSettings, Recipe
-from limbeck.stages import labelled
+from limbeck.stages import knowledge, labelled
 from limbeck.stages.choosing import race
 from limbeck.stages.scene import Progress, Scene
 from limbeck.stages.views import port_of
 from limbeck.students import family as families
 from limbeck.students.family import Family
 from limbeck.students.grammar import parse
+from limbeck.students.stack import Stack
 from limbeck.tasks import RecordedTask
 
 ROUND_STAGES = ("collect", "imitate", "race")
@@ -43,14 +44,19 @@ def new_family(here: Scene) -> Family:
     """Fresh members, with the view and head that the recipe and the teacher imply."""
     recipe = here.run.recipe
     port = port_of(recipe, here.task, here.teacher)
-    return families.build(parse(recipe.students), {here.task.name: port}, recipe.seed)
+    terms = terms_for(here)
+
+    def owned(stack: Stack) -> dict[str, tuple[int, ...]]:
+        return objective.owned(terms, stack.hidden_shapes(here.task.name), knowledge.feature_shapes(here, terms))
+
+    return families.build(parse(recipe.students), {here.task.name: port}, recipe.seed, owned)
 
 
 def terms_for(here: Scene) -> tuple[Term, ...]:
     """The objective's terms."""
     imitate = here.run.recipe.imitate
     weight, scale = losses.weights.chosen(imitate.hard_weight, imitate.task_weight, imitate.kd_weight)
-    return objective.mixture(losses.choose(imitate.loss, here.teacher.policy.head), weight, scale)
+    return objective.mixture(objective.parse(imitate.loss, here.teacher.policy.head), weight, scale)
 
 
 def round_plan(here: Scene, number: int, rounds: int) -> Plan:
@@ -122,7 +128,10 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     if number == 0:
         family.normalisers[here.task.name] = imitation.normaliser_of(data, port)
         temperature = _temperature(here, data)
-    table = imitation.table(data, port, here.teacher.policy.head, family.normalisers[here.task.name], temperature)
+    known, done = knowledge.labels(here, family, data, terms, done)  # what the losses need beyond the teacher's rows
+    table = imitation.table(
+        data, port, here.teacher.policy.head, family.normalisers[here.task.name], temperature, known
+    )
     trained = len(family.members)
     mean_losses = imitation.imitate(
         family, {here.task.name: table}, terms, _pace(recipe.imitate, number, horizon), number, here.seed
@@ -189,5 +198,6 @@ def _temperature(here: Scene, data: Dataset) -> float:
 def _pace(settings: ImitateSettings, number: int, rounds: int) -> imitation.Pace:
     rate = imitation.cosine(settings.learning_rate, settings.final_learning_rate, number / max(rounds - 1, 1))
     return imitation.Pace(
-        settings.gradient_steps, settings.batch, rate, settings.gradient_clip, settings.sequence, settings.burn_in
-    )
+        settings.gradient_steps, settings.batch, rate, settings.gradient_clip, settings.sequence, settings.burn_in,
+        share=number / max(rounds - 1, 1),
+    )  # fmt: skip

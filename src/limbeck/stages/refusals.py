@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck import exporters, losses, spaces
+from limbeck import exporters, losses, objective, spaces
 from limbeck.contracts import Task, Teacher
 from limbeck.errors import InputError, unknown
 from limbeck.settings import Recipe
+from limbeck.stages import knowledge
 from limbeck.stages.views import port_of, student_view
 from limbeck.students.grammar import parse
 from limbeck.students.stack import Stack
@@ -49,14 +50,17 @@ def _refuse_bare_recordings(task: Task, teacher: Teacher) -> None:
 
 def _refuse_loss(recipe: Recipe, task: Task, teacher: Teacher) -> None:
     settings, head = recipe.imitate, teacher.policy.head
-    name = losses.choose(settings.loss, head)
+    terms = objective.parse(settings.loss, head)
     weight, _ = losses.weights.chosen(settings.hard_weight, settings.task_weight, settings.kd_weight)
-    if (weight or "hard" in losses.LOSSES[name].needs) and not task.has_answers:
+    names = [term.name for term in terms]
+    if (weight or any("hard" in losses.LOSSES[name].needs for name in names)) and not task.has_answers:
         raise InputError(
-            f"loss {name!r} with weight {weight:g} on labels needs hard labels, which {task.name} does not have. "
+            f"loss {settings.loss!r} with weight {weight:g} on labels needs hard labels, which {task.name} does not have. "
             "Allowed here: a loss on the teacher's answers alone."
         )
-    if settings.temperature is not None and head.kind != "q" and name != "kd":
+    heated = any("temperature" in losses.LOSSES[name].needs for name in names)
+    if settings.temperature is not None and head.kind != "q" and not heated:
         raise InputError(
             f"imitate.temperature = {settings.temperature:g} is for Q teachers and the loss kd; this one is {head.kind} and is imitated as it is. Drop it."
         )
+    knowledge.refuse(recipe, task, teacher, terms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck import losses, spaces
+from limbeck import losses, objective, spaces
 from limbeck.contracts import Blueprint, Policy, Task, Teacher, View
 from limbeck.settings import Recipe
 from limbeck.spaces import MASK
@@ -14,7 +14,7 @@ def port_of(recipe: Recipe, task: Task, teacher: Teacher) -> Port:
     """What the task feeds the recipe's students and expects of them."""
     view, head = student_view(recipe, task, teacher), teacher.policy.head
     inputs = spaces.flat_size(task.spec.observation_space, view) * view.history
-    said = losses.student_head(losses.choose(recipe.imitate.loss, head), head)
+    said = losses.student_head([term.name for term in objective.parse(recipe.imitate.loss, head)], head)
     return Port(task.spec, view, said, inputs, task.spec.agents)
 
 

@@ -78,8 +78,14 @@ class Front:
             shapes |= {f"{prefix}.conv{n}.weight": layer.shape, f"{prefix}.conv{n}.bias": (layer.filters,)}
         return shapes
 
-    def forward(self, named: Mapping[str, torch.Tensor], prefix: str, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [N, width] that all members share -> [K, N, outputs]."""
+    def forward(
+        self,
+        named: Mapping[str, torch.Tensor],
+        prefix: str,
+        rows: torch.Tensor,
+        seen: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Rows [N, width] that all members share -> [K, N, outputs]; into `seen` goes what each convolution gives, [K, N, F]."""
         first, count = self.layers[0], len(rows)
         image = rows[:, self.begin : self.end]
         if self.layout == "chw":
@@ -93,12 +99,13 @@ class Front:
             hidden = functional.conv2d(hidden, weight, bias, layer.stride, groups=members if n else 1)
             if layer.activation != "identity":
                 hidden = ACTIVATE[layer.activation](hidden)
-        last = hidden.reshape(count, members, self.layers[-1].filters, *hidden.shape[2:])
-        seen = last.permute(1, 0, 3, 4, 2).reshape(members, count, -1)
+            if seen is not None:
+                seen[f"conv{n}"] = _flat(hidden, members, layer.filters)
+        made = _flat(hidden, members, self.layers[-1].filters)
         if not self.beside:
-            return seen
+            return made
         before, after = (x.expand(members, -1, -1) for x in (rows[:, : self.begin], rows[:, self.end :]))
-        return torch.cat([before, seen, after], dim=2)
+        return torch.cat([before, made, after], dim=2)
 
     def freeze(self, arrays: Mapping[str, Floats], prefix: str) -> list[Layer]:
         """The same as layers for rows whose image is not scaled."""
@@ -123,6 +130,12 @@ class Front:
         """The places of the numbers that pass by: in the input row, and in the output row."""
         places = np.concatenate([np.arange(self.begin), np.arange(self.end, self.width)])
         return places, np.where(places < self.begin, places, places + self.outputs - self.width)
+
+
+def _flat(maps: torch.Tensor, members: int, filters: int) -> torch.Tensor:
+    """[N, K * filters, height, width] -> [K, N, height * width * filters]."""
+    count = len(maps)
+    return maps.reshape(count, members, filters, *maps.shape[2:]).permute(1, 0, 3, 4, 2).reshape(members, count, -1)
 
 
 def front_of(architecture: Architecture, space: gym.Space[Any], view: View, width: int, agents: int) -> Front | None:

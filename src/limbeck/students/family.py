@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ class Rows:
     mean: torch.Tensor  # [K, P] Adam's first moment
     square: torch.Tensor  # [K, P] Adam's second moment
     steps: int = 0
+    tuned: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # factors [K] on weights and temperature, `objective.evaluate`
 
 
 @dataclass
@@ -49,20 +52,21 @@ class Family:
         for rows in self.stacks:
             index = [k for k, member in enumerate(rows.members) if member.name in wanted]
             rows.members = [rows.members[k] for k in index]
+            rows.tuned = {key: factors[index].clone() for key, factors in rows.tuned.items()}
             rows.theta, rows.mean, rows.square = (
                 tensor[index].clone() for tensor in (rows.theta, rows.mean, rows.square)
             )
         self.stacks = [rows for rows in self.stacks if rows.members]
 
     def row(self, name: str) -> Floats:
-        """[P] weights of one member, a copy."""
+        """[P] weights of one member's policy, a copy."""
         rows, k = self._find(name)
-        return rows.theta[k].detach().numpy().copy()
+        return rows.theta[k, : rows.stack.parameters].detach().numpy().copy()
 
     def put(self, name: str, weights: Floats) -> None:
         """Replace the weights of one member."""
         rows, k = self._find(name)
-        rows.theta[k] = torch.from_numpy(np.asarray(weights, np.float32))
+        rows.theta[k, : rows.stack.parameters] = torch.from_numpy(np.asarray(weights, np.float32))
 
     def stack_of(self, name: str) -> Stack:
         return self._find(name)[0].stack
@@ -106,12 +110,22 @@ class Family:
         }
 
 
-def build(members: Sequence[MemberSpec], ports: Mapping[str, Port], run_seed: int) -> Family:
-    """Fresh members, one stack per architecture, in the order of first mention."""
+def build(
+    members: Sequence[MemberSpec],
+    ports: Mapping[str, Port],
+    run_seed: int,
+    owned: Callable[[Stack], Mapping[str, tuple[int, ...]]] | None = None,
+) -> Family:
+    """Fresh members, one stack per architecture, in the order of first mention.
+
+    `owned`: a stack's students -> shapes of the losses' own parameters (`objective.owned`).
+    """
     stacks = []
     for architecture in dict.fromkeys(member.architecture for member in members):
         mine = [member for member in members if member.architecture == architecture]
         stack = Stack(architecture, ports)
+        if owned is not None:
+            stack = Stack(architecture, ports, owned(stack))
         theta = stack.initial(mine, run_seed)
         stacks.append(Rows(stack, mine, theta, torch.zeros_like(theta), torch.zeros_like(theta)))
     return Family(dict(ports), {}, stacks)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,14 +22,28 @@ from limbeck.students.convolution import Front, front_of
 from limbeck.students.grammar import Architecture, MemberSpec
 from limbeck.students.port import Port, check_port
 
-__all__ = ["Port", "Stack"]
+__all__ = ["Port", "Seen", "Stack"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A forward pass with what lies inside."""
+
+    params: torch.Tensor  # [K, T, B, W]
+    hidden: Mapping[str, torch.Tensor]  # layer -> [K, T, B, F]; "last" is what the head reads
+    own: Mapping[str, torch.Tensor]  # the losses' own parameters, name -> [K, ...]
 
 
 class Stack:
-    """The layout of theta for one architecture on some tasks, and the forward pass over all its rows."""
+    """The layout of theta for one architecture on some tasks, and the forward pass over all its rows.
 
-    def __init__(self, architecture: Architecture, ports: Mapping[str, Port]) -> None:
-        self.architecture, self.ports = architecture, dict(ports)
+    A row of theta is the policy's P numbers, then the losses' own (`owned`), which freezing leaves behind.
+    """
+
+    def __init__(
+        self, architecture: Architecture, ports: Mapping[str, Port], owned: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
+        self.architecture, self.ports, self.owned = architecture, dict(ports), dict(owned or {})
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._fronts: list[Front | None] = []
         for i, port in enumerate(ports.values()):
@@ -40,8 +55,21 @@ class Stack:
 
     @property
     def parameters(self) -> int:
-        """P."""
+        """P, of the policy alone."""
         return sum(self._sizes)
+
+    def hidden_shapes(self, task: str) -> dict[str, tuple[int, ...]]:
+        """The hidden layers that losses may read: (F,) of a dense layer or a memory, (height, width, channels) of a convolution."""
+        front, port = self._fronts[self._index[task]], self.ports[task]
+        shapes: dict[str, tuple[int, ...]] = {}
+        if front is not None:
+            shapes |= {f"conv{n}": (*layer.out_size, layer.filters) for n, layer in enumerate(front.layers)}
+        shapes |= {f"dense{n}": (width,) for n, width in enumerate(self.architecture.widths)}
+        if self.architecture.memory:
+            shapes["memory"] = (self.architecture.memory,)
+        last = front.outputs if front is not None else port.row
+        last = self.architecture.memory or (self.architecture.widths[-1] if self.architecture.widths else last)
+        return {**shapes, "last": (last,)}
 
     @property
     def pixels(self) -> bool:
@@ -68,35 +96,49 @@ class Stack:
         for member in members:
             rng = seeding.generator(run_seed, "train", *member.name.encode())
             parts = []
-            for name, shape in self.shapes.items():
+            for name, shape in {**self.shapes, **self.owned}.items():
                 bound = (0.1 if name.startswith("head") else 1.0) / math.sqrt(math.prod(shape[:-1]))
                 parts.append(rng.uniform(-bound, bound, shape).reshape(-1) if len(shape) > 1 else np.zeros(shape[0]))
             rows.append(np.concatenate(parts))
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
     def forward(self, theta: torch.Tensor, task: str, inputs: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
-        """theta [K, P], inputs [T, B, O], first [T, B] -> [K, T, B, W]. Memoryless students ignore `first`."""
+        """theta [K, P + own], inputs [T, B, O], first [T, B] -> [K, T, B, W]. Memoryless students ignore `first`."""
+        return self.look(theta, task, inputs, first, maps=False).params
+
+    def look(
+        self, theta: torch.Tensor, task: str, inputs: torch.Tensor, first: torch.Tensor | None, *, maps: bool = True
+    ) -> Seen:
+        """The forward pass with its hidden layers; `maps`: those of the convolutions too, which costs a copy."""
         members, (time, batch, _) = theta.shape[0], inputs.shape
         named = self._named(theta)
         i = self._index[task]
         front, depth = self._fronts[i], len(self.architecture.widths)
         rows = inputs.reshape(time * batch * self.ports[task].agents, -1)
-        hidden = (
-            rows[None].expand(members, -1, -1) if front is None else front.forward(named, f"stem{i}", rows)
-        )  # [K, N, F]
+        seen: dict[str, torch.Tensor] = {}
+        if front is None:
+            hidden = rows[None].expand(members, -1, -1)  # [K, N, F]
+        else:
+            hidden = front.forward(named, f"stem{i}", rows, seen if maps else None)
         for layer in range(depth):
             hidden = ACTIVATE[self.architecture.activation](_affine(named, _name(i, layer), hidden))
+            seen[f"dense{layer}"] = hidden
         if self.architecture.recurrent:
             if first is None:
                 raise ValueError("a recurrent student needs `first`")
             hidden = self._gru(named, _affine(named, _name(i, depth), hidden), first)
-        return _affine(named, f"head{i}", hidden).reshape(members, time, batch, -1)
+            seen["memory"] = hidden
+        seen["last"] = hidden
+        params = _affine(named, f"head{i}", hidden).reshape(members, time, batch, -1)
+        shaped = {name: value.reshape(members, time, batch, -1) for name, value in seen.items()}
+        return Seen(params, shaped, {name: named[name] for name in self.owned})
 
     def _named(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
-        parts = torch.split(theta, self._sizes, dim=1)  # its backward is one concatenation
-        return {
-            name: part.view(len(theta), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        shapes = {**self.shapes, **self.owned}
+        parts = torch.split(
+            theta, [math.prod(shape) for shape in shapes.values()], dim=1
+        )  # its backward is one concatenation
+        return {name: part.view(len(theta), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def _gru(self, named: Mapping[str, torch.Tensor], gates: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """The input's part of all gates [K, T * B, 3H], first [T, B] -> [K, T * B, H]."""
