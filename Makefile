@@ -7,7 +7,7 @@ OLD_SB3 := $(VENV)/sb3-2.0
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all lint types bench fixtures clean
+.PHONY: demo test test-all lint types bench bench-methods fixtures clean
 
 demo: $(VENV)/.demo  ## The whole job on the bundled teacher: a proved, exported family and its report.
 	$(BIN)/limbeck demo
@@ -28,6 +28,10 @@ types: $(VENV)/.test
 
 bench: $(VENV)/.test  ## Every published number again, into benchmarks/results/.
 	$(BIN)/python benchmarks/run_all.py
+
+bench-methods: $(VENV)/.test  ## Imitation methods compared on five tasks, into docs/results.md; hours, goes on where it was stopped.
+	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/methods_picture.py
 
 fixtures: $(VENV)/.fixtures  ## The teacher files under tests/fixtures again, by the real programs; FIXTURES="NAME ..." for some.
 	SB3_OLD_PYTHON=$(OLD_SB3)/bin/python $(BIN)/python tests/fixtures/make_fixtures.py $(FIXTURES)

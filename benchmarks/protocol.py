@@ -20,7 +20,10 @@ SEEDS = tuple(range(1_000_000, 1_000_400))  # none of a Limbeck stage that meets
 SLOTS = 32
 
 Floats = NDArray[np.float32]
-Network = Sequence[tuple[Floats, Floats, str]]  # (weight [in, out], bias [out], activation); greedy: argmax of the last
+Network = Sequence[
+    tuple[Floats, Floats, str]
+]  # (weight [in, out], bias [out], activation); greedy: argmax of the last,
+# or its clipped value where actions are continuous
 ACTIVATE = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "identity": lambda x: x}
 
 
@@ -74,13 +77,13 @@ def play(network: Network | None, env_id: str, seeds: Sequence[int] = SEEDS) -> 
     queue = list(range(len(seeds)))[::-1]
     returns, sitting = np.zeros(len(seeds)), [queue.pop() for _ in envs]
     obs = np.stack([env.reset(seed=seeds[i])[0] for env, i in zip(envs, sitting, strict=True)])
-    rng = np.random.default_rng(0)
+    rng, space = np.random.default_rng(0), envs[0].action_space
     while any(i >= 0 for i in sitting):
-        actions = rng.integers(envs[0].action_space.n, size=len(envs)) if network is None else greedy(network, obs)
+        actions = uniform(space, len(envs), rng) if network is None else greedy(network, obs, space)
         for slot, i in enumerate(sitting):
             if i < 0:
                 continue
-            obs[slot], reward, terminated, truncated, _ = envs[slot].step(int(actions[slot]))
+            obs[slot], reward, terminated, truncated, _ = envs[slot].step(actions[slot])
             returns[i] += float(reward)
             if terminated or truncated:
                 sitting[slot] = queue.pop() if queue else -1
@@ -91,12 +94,21 @@ def play(network: Network | None, env_id: str, seeds: Sequence[int] = SEEDS) -> 
     return returns
 
 
-def greedy(network: Network, obs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """[B] actions for [B, O] observations."""
+def greedy(network: Network, obs: NDArray[np.float32], space: Any) -> NDArray[Any]:
+    """[B, ...] actions for [B, O] observations."""
     x = obs
     for weight, bias, activation in network:
         x = ACTIVATE[activation](x @ weight + bias)
-    return x.argmax(axis=1)
+    if isinstance(space, gym.spaces.Discrete):
+        return x.argmax(axis=1)
+    return np.clip(x, space.low, space.high).astype(space.dtype)
+
+
+def uniform(space: Any, count: int, rng: np.random.Generator) -> NDArray[Any]:
+    """[B, ...] random actions."""
+    if isinstance(space, gym.spaces.Discrete):
+        return rng.integers(space.n, size=count)
+    return rng.uniform(space.low, space.high, (count, *space.shape)).astype(space.dtype)
 
 
 def mean_returns(

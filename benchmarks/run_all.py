@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMMANDS = (["startup.py"], ["teachers.py"], ["c_latency.py"], ["family.py"], ["lunarlander.py", "--peer"])
+COMMANDS = (
+    ["startup.py"],
+    ["teachers.py"],
+    ["c_latency.py"],
+    ["family.py"],
+    ["distillers.py", "lunarlander", "--peers"],
+    ["distillers.py", "halfcheetah", "--peers"],
+)
 
 
 def main() -> None:

@@ -228,3 +228,49 @@ def test_blending_with_a_q_teacher_is_at_the_temperature_the_student_learns():
         plan = Plan(2000, 4, "trb", trust=100.0, temperature=tau)
         c = collection.collect(task, teacher, [level], plan, 0, 0).columns
         assert abs((c["action"] == 1).mean() - share) <= 5 * np.sqrt(share * (1 - share) / 2000)
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("q", 1.0), ("categorical", 1.0), ("categorical", 4.0)])
+def test_blending_reads_students_in_their_own_unit(kind, unit):
+    """A student without errors: whatever it may add, it plays softmax(Q / tau), not its greedy action, nor softmax(Q)."""
+    task, tau, q = tasks.resolve("CartPole-v1"), 100.0, np.array([0, 100], np.float32)
+
+    def states(head, row):
+        return NumpyPolicy(Blueprint(task.spec, head, (Dense(np.zeros((4, 2), np.float32), row),)))
+
+    student = states(Head(kind, (2,)), q / np.float32(unit))
+    share = 1 / (1 + np.exp(-1))
+    for trust in (0.0, 100.0):
+        plan = Plan(2000, 4, "trb", trust=trust, temperature=tau, unit=unit)
+        c = collection.collect(task, states(Head("q", (2,)), q), [student], plan, 0, 0).columns
+        assert abs((c["action"] == 1).mean() - share) <= 5 * np.sqrt(share * (1 - share) / 2000)
+
+
+def test_students_drive_their_share_of_the_lanes_and_the_teacher_the_rest():
+    task = tasks.resolve("CartPole-v1")
+    members = [constant(task, 1), constant(task, 1)]
+    plan = Plan(400, 4, "student", lmbda=0.5, members=(0, 1))
+    c = collection.collect(task, constant(task, 0), members, plan, 0, 0).columns
+    assert (c["driver"] == STUDENT).mean() == pytest.approx(0.5, abs=0.02)
+    assert ((c["driver"] == STUDENT) == (c["action"] == 1)).all()
+    assert ((c["driver"] == TEACHER) == (c["member"] == -1)).all()
+    driven = c["member"][c["driver"] == STUDENT]
+    assert set(driven) == {0, 1}, "all members drive, whatever the share"
+    assert (c["teacher/params"].argmax(1) == 0).all()
+
+
+def test_the_column_member_names_who_drove_the_lane():
+    task = tasks.resolve("CartPole-v1")
+    members = [constant(task, 0), constant(task, 1)]
+    for number in (0, 1):
+        c = collection.collect(task, members[0], members, Plan(90, 3, "student", members=(0, 1)), number, 0).columns
+        assert (c["member"] == c["action"]).all()
+    assert "member" not in collection.collect(task, members[0], members, Plan(9, 3, "student"), 0, 0).columns
+
+
+def test_students_sample_where_they_are_asked_to():
+    task = tasks.resolve("CartPole-v1")
+    plan = Plan(3000, 8, "student", student_mode="sampled")
+    c = collection.collect(task, constant(task, 0), [constant(task, 1)], plan, 0, 0).columns
+    share = 1 / (1 + np.exp(-4.0))  # logits 0 and 4
+    assert abs((c["action"] == 1).mean() - share) < 5 * np.sqrt(share * (1 - share) / 3000)

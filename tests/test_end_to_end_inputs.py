@@ -47,8 +47,8 @@ REPLAY = {"learning_starts": 64, "buffer_size": 1000, "batch_size": 32}
     [
         ("DQN", "CartPole-v1", REPLAY, "categorical", {"agreement", "regret"}),
         ("A2C", "CartPole-v1", {"n_steps": 16}, "categorical", {"agreement", "kl"}),
-        ("SAC", "Pendulum-v1", REPLAY, "tanh", {"action_difference"}),
-        ("TD3", "Pendulum-v1", REPLAY, "tanh", {"action_difference"}),
+        ("SAC", "Pendulum-v1", REPLAY, "tanh", {"action_difference", "regret"}),
+        ("TD3", "Pendulum-v1", REPLAY, "tanh", {"action_difference", "regret"}),
     ],
 )
 def test_teachers_of_stable_baselines3(sb3_file, tmp_path, name, env_id, settings, kind, measures):

@@ -197,7 +197,7 @@ def test_weights_of_a_student_that_are_no_numbers(call: Call, finished: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["distil"], "unknown verb 'distil'; did you mean 'distill'? Allowed: distill, inspect"),
+        (["distil"], "unknown verb 'distil'; did you mean 'distill'? Allowed: distill, search, inspect"),
         (["distill", "TEACHER", "--env", "Acrobot-v1"], "Acrobot-v1"),
         (["distill", "TEACHER", "--env", "LunarLander-v3"], "LunarLander-v3"),
         (["distill", "TEACHER", "--env", "CartPoll-v1"], "unknown environment 'CartPoll-v1'; did you mean 'CartPole-v1'? Allowed: "),

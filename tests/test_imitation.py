@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces as gs
 
-from limbeck import blueprints, distributions, imitation, objective, spaces
+from limbeck import batches, blueprints, distributions, imitation, objective, spaces
 from limbeck.contracts import Batch, Spec, View
 from limbeck.dataset import Dataset, observation_columns
 from limbeck.imitation import Frames, Pace
@@ -271,7 +271,7 @@ def test_rows_before_a_memory_could_warm_up_do_not_count(tmp_path):
     object.__setattr__(table, "first", torch.arange(table.rows) % 9 == 0)
     pace = Pace(1, 60, 1e-3, 1.0, sequence=6, burn_in=4)
     family = families.build(parse(["gru:3"]), {TASK: port}, 0)
-    batch = imitation._sequences(table, port, pace, imitation._Draw(family, True, False, 0, 0))
+    batch = batches.sequences(table, port, pace, batches.Draw(family, True, False, 0, 0))
     assert batch.inputs.shape == (6, 10, 4)
     for column in range(10):
         (begin,) = (table.inputs == batch.inputs[0, column]).all(-1).nonzero()[0].tolist()
@@ -289,7 +289,7 @@ def test_noise_disturbs_training_inputs_only(tmp_path):
     family = families.build(parse([SMALL_CNN]), {TASK: port}, 0)
     pace = Pace(1, 64, 1e-3, 1.0)
     clean, disturbed = (
-        imitation._rows(table, p, pace, imitation._Draw(family, False, True, 0, 0)).inputs for p in (port, noisy)
+        batches.rows(table, p, pace, batches.Draw(family, False, True, 0, 0)).inputs for p in (port, noisy)
     )
     assert (disturbed - clean).std().item() == pytest.approx(0.5, rel=0.05)
 

@@ -1,8 +1,9 @@
 """Recipes: strict, checked whole, resolved and re-runnable."""
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -86,6 +87,35 @@ def test_text_in_another_encoding_and_huge_files_are_refused(tmp_path):
         recipes.read(tmp_path / "r.yaml")
     with pytest.raises(InputError, match="no recipe file"):
         recipes.read(tmp_path / "missing.yaml")
+
+
+def numeric_fields():
+    """Paths of every stage's fields that hold one number, and the recipe's own."""
+    for owner, prefix in [
+        (settings.Recipe, ""),
+        *((type(f.default), f"{f.name}.") for f in fields(settings.Recipe) if is_dataclass(f.default)),
+    ]:
+        hints = get_type_hints(owner)
+        for f in fields(owner):
+            kind = hints[f.name]
+            if {int, float} & {kind, *(get_args(kind) if get_origin(kind) is not tuple else ())}:
+                yield f"{prefix}{f.name}"
+
+
+def test_every_number_has_a_range():
+    found = set(numeric_fields())
+    assert found >= {"seed", "gamma", "grow.samples", "critic.ridge", "polish.horizon"}
+    assert found - set(settings._RANGES) == {"verify.expect"}, "a return may be any finite number, and is checked apart"
+    assert set(settings._RANGES) <= found
+
+
+@pytest.mark.parametrize("path", sorted(set(settings._RANGES)))
+def test_a_number_beyond_its_range_is_refused(path):
+    *stage, name = path.split(".")
+    for wrong in (settings._RANGES[path][0] - 1, settings._RANGES[path][1] + 1, float("nan")):
+        given = {name: wrong}
+        with pytest.raises(InputError, match=path.replace(".", r"\.")):
+            settings.recipe_from({**BASE, **({stage[0]: given} if stage else given)})
 
 
 def test_an_expression_in_a_field_stays_text():

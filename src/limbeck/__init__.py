@@ -8,11 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["LimbeckError", "check", "demo", "distill", "export", "inspect", "prove", "record", "report", "teach"]
+__all__ = [
+    "LimbeckError",
+    "check",
+    "demo",
+    "diagnose",
+    "distill",
+    "export",
+    "inspect",
+    "prove",
+    "record",
+    "report",
+    "search",
+    "teach",
+]
 
 if TYPE_CHECKING:
     from limbeck.errors import LimbeckError
-    from limbeck.verbs import check, demo, distill, export, inspect, prove, record, report, teach
+    from limbeck.verbs import check, demo, diagnose, distill, export, inspect, prove, record, report, search, teach
 
 
 def __getattr__(name: str) -> object:

@@ -299,8 +299,8 @@ def _layer_from_arrays(place: str, described: Mapping[str, Any], arrays: Mapping
     return LAYERS[kind](**values)
 
 
-_RANKS = {"weight": 2, "bias": 1, "weight_x": 2, "weight_h": 2, "bias_x": 1, "bias_h": 1, "spread": 2}
-_WEIGHT_RANKS = {"conv": 4, "norm": 1}
+_RANKS = {"weight": 2, "bias": 1, "weight_x": 2, "weight_h": 2, "bias_x": 1, "bias_h": 1, "spread": 2, "threshold": 1, "leaves": 2}  # fmt: skip
+_WEIGHT_RANKS = {"conv": 4, "norm": 1, "tree": 1, "sparse": 1}
 
 
 def _word(value: Any, key: str) -> str:
@@ -330,6 +330,18 @@ def _wholes(count: int) -> Callable[[Any, str], tuple[int, ...]]:
     return read
 
 
+def _places(value: Any, key: str) -> tuple[int, ...]:
+    if isinstance(value, list):
+        return tuple(_whole(v, key) for v in value)
+    raise InputError(f"{key} is {printable(repr(value))}. Allowed: whole numbers. Export the policy again.")
+
+
+def _reads(value: Any, key: str) -> tuple[tuple[int, ...], ...]:
+    if isinstance(value, list):
+        return tuple(_places(v, key) for v in value)
+    raise InputError(f"{key} is {printable(repr(value))}. Allowed: lists of whole numbers. Export the policy again.")
+
+
 def _spans(value: Any, key: str) -> tuple[tuple[int, ...], ...]:
     if isinstance(value, list):
         return tuple(_wholes(2)(v, key) for v in value)
@@ -338,11 +350,14 @@ def _spans(value: Any, key: str) -> tuple[tuple[int, ...], ...]:
 
 _OPTIONS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("activation", "layout", "method"), _word),
-    **dict.fromkeys(("channels", "count", "width"), _whole),
+    **dict.fromkeys(("channels", "count", "width", "says"), _whole),
     **dict.fromkeys(("size", "stride", "window"), _wholes(2)),
     **dict.fromkeys(("epsilon", "limit"), _number),
     "padding": _wholes(4),
     "spans": _spans,
+    "children": _spans,
+    "reads": _reads,
+    "biased": _places,
 }
 
 

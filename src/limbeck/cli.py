@@ -29,9 +29,14 @@ usage: limbeck VERB [ARGUMENTS] [--json] [--debug]
   --json                print the result as JSON on standard output
   --debug               show the trace of an error
 """
-TEXT = {"Any": str | None, "str | Path": str, "str | Path | None": str | None}  # what an argument is when it is typed
-POSITIONAL = {"distill": ("teacher",), "inspect": ("teacher",), "prove": ("student", "teacher", "env"), "teach": ("env", "algorithm"), "record": ("teacher", "env", "out"),
-              "export": ("run",), "check": ("folder",), "report": ("run",)}  # fmt: skip
+TEXT = {
+    "Any": str | None,
+    "str | float | None": str | None,
+    "str | Path": str,
+    "str | Path | None": str | None,
+}  # what an argument is when it is typed
+POSITIONAL = {"distill": ("teacher",), "search": ("teacher",), "inspect": ("teacher",), "prove": ("student", "teacher", "env"), "teach": ("env", "algorithm"), "record": ("teacher", "env", "out"),
+              "export": ("run",), "diagnose": ("run",), "check": ("folder",), "report": ("run",)}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

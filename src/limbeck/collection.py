@@ -6,8 +6,8 @@ has no memory, step by step where it has. A round is a pure function of (members
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from limbeck import distributions, seeding, tasks
 from limbeck.contracts import Array, Floats, Head, Mode, Observation, Policy, State, Step, Task
-from limbeck.dataset import observation_columns
+from limbeck.dataset import FEATURE, observation_columns
 from limbeck.recordings import Recordings
 from limbeck.rollout import uniform
 
@@ -30,11 +30,17 @@ class Plan:
     steps: int  # environment steps, all lanes together
     lanes: int
     driver: Literal["teacher", "student", "beta", "trb"]
+    lmbda: float = 1.0  # share of the lanes that are not the teacher's, where students drive (named as in TRL)
     beta: float = 0.0  # probability that the teacher acts, for driver "beta"
     trust: float = 0.0  # nats of KL(behaviour || student), for driver "trb"
     random_share: float = 0.0  # of the teacher's actions
     teacher_mode: Mode = "greedy"
-    temperature: float = 1.0  # tau that Q students learn softmax(Q / tau) with: trb blends towards the same
+    temperature: float = 1.0  # tau of a Q teacher: trb blends towards softmax(Q / tau)
+    unit: float | None = None  # of its students, whose rows are Q / unit; None: the temperature
+    student_mode: Mode = "greedy"
+    members: tuple[
+        int, ...
+    ] = ()  # the students' numbers: stores columns `member` (-1: the teacher) and `student/params`
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,8 @@ class Collected:
 def collect(
     task: Task, teacher: Policy, students: Sequence[Policy], plan: Plan, round_number: int, run_seed: int
 ) -> Collected:
-    """Play at most `plan.steps` environment steps, one per lane at least; lane l is driven by student
-    (l + round * lanes) mod K where students drive."""
+    """Play at most `plan.steps` environment steps, one per lane at least; where students drive, they
+    take turns at the lanes of all rounds, but for those that `shared` leaves to the teacher."""
     count = task.max_lanes or plan.lanes
     streams = [seeding.generator(run_seed, "collect", round_number, lane) for lane in range(count)]
     lanes = task.lanes(
@@ -71,6 +77,8 @@ def collect(
     finally:
         lanes.close()
     columns = recorder.columns()
+    if plan.members:
+        columns["member"] = driving.members[recorder.lanes()]
     if driving.labels_later:
         columns |= _label(teacher, columns, task)
     return Collected(columns, taken, len(columns["first"]))
@@ -97,6 +105,18 @@ def answers_of(teacher: Policy, records: Recordings, task: Task) -> Array:
     return distributions.act(teacher.head, labels["teacher/params"])
 
 
+def shared(count: int, round_number: int, lmbda: float) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """[count] whether students drive the lane, `lmbda` of all lanes of all rounds spread evenly over both, and [count] how
+    many lanes they had before it, by which they take turns.
+
+    >>> shared(4, 1, 0.5)[0].tolist(), shared(4, 1, 0.5)[1].tolist()
+    ([False, True, False, True], [2, 2, 3, 3])
+    """
+    turn = np.arange(count) + round_number * count
+    before = np.floor(turn * lmbda + 1e-9).astype(np.int64)
+    return np.floor((turn + 1) * lmbda + 1e-9) > before, before
+
+
 class _Driving:
     """Turns observations into said actions, carrying the memory of whoever needs it."""
 
@@ -107,11 +127,14 @@ class _Driving:
         self._rng = seeding.generator(run_seed, "collect", round_number, -1)
         self._teacher_state = teacher.initial_state(count)
         student_drives = plan.driver != "teacher"
-        self.labels_later = not self._teacher_state and plan.driver == "student"
+        self._alone, turns = shared(count, round_number, plan.lmbda)  # lanes that are not the teacher's
+        self.labels_later = not self._teacher_state and plan.driver == "student" and bool(self._alone.all())
         self.head = students[0].head if student_drives and students else teacher.head
-        dealt = [(lane + round_number * count) % len(students) for lane in range(count)] if student_drives else []
+        dealt = [int(turn) % len(students) for turn in turns] if student_drives else []
         self._groups = [(students[k], np.flatnonzero(np.array(dealt) == k)) for k in sorted(set(dealt))]
         self._states: list[State] = [policy.initial_state(len(rows)) for policy, rows in self._groups]
+        numbers = [plan.members[k] for k in dealt] if plan.members and dealt else [-1] * count
+        self.members = np.where(self._alone, numbers, -1).astype(np.int64)
         self._count = count
 
     def act(self, step: Step) -> tuple[Array, NDArray[np.uint8], dict[str, Array] | None]:
@@ -120,16 +143,22 @@ class _Driving:
         if not self.labels_later:
             output = self._teacher(step.obs, self._teacher_state, step.first)
             self._teacher_state, teacher_params = output.state, output.params
-            labels = label_columns(self._teacher.head, output.params, output.value)
+            labels = label_columns(self._teacher.head, output.params, output.value, output.features)
         if self._plan.driver == "teacher":
             return (*self._teacher_says(step, teacher_params), labels)
         params = self._student_params(step)
+        if self._plan.members:
+            labels = (labels or {}) | {"student/params": params}
         driver = np.full(self._count, STUDENT, np.uint8)
         if self._plan.driver == "trb" and teacher_params is not None:
-            return self._blend(params, teacher_params), np.full(self._count, BLEND, np.uint8), labels
-        said = distributions.said(self.head, params)
-        if self._plan.driver == "beta" and teacher_params is not None:
-            take = self._rng.random(self._count) < self._plan.beta
+            said, driver[:] = self._blend(params, teacher_params), BLEND
+            take = ~self._alone
+        else:
+            said = distributions.said(self.head, params, self._plan.student_mode, self._rng)
+            take = ~self._alone
+            if self._plan.driver == "beta":
+                take = take | (self._rng.random(self._count) < self._plan.beta)
+        if teacher_params is not None and (self._plan.driver == "beta" or not self._alone.all()):
             taught = distributions.said(self._teacher.head, teacher_params, self._plan.teacher_mode, self._rng)
             said[take], driver[take] = to_head(self._teacher.head, self.head, taught)[take], TEACHER
         return said, driver, labels
@@ -160,11 +189,13 @@ class _Driving:
             n = sum(self.head.sizes)
             raw = to_head(self._teacher.head, self.head, distributions.said(self._teacher.head, teacher))
             return student[:, :n] + trusted_shift(raw - student[:, :n], self._plan.trust, self.head)
-        wanted = distributions.canonical(self._teacher.head, teacher)[0]
+        wanted, head = distributions.canonical(self._teacher.head, teacher)[0], self.head
         if self._teacher.head.kind == "q":
-            wanted = wanted / np.float32(self._plan.temperature)
-        mixed = trusted_logits(self.head, student, wanted, self._plan.trust)
-        return distributions.said(self.head, mixed, "sampled", self._rng)
+            tau, unit = self._plan.temperature, self._plan.unit
+            wanted, head = wanted / np.float32(tau), replace(head, kind="categorical")
+            student = student if unit is None else student * np.float32(unit / tau)
+        mixed = trusted_logits(head, student, wanted, self._plan.trust)
+        return distributions.said(head, mixed, "sampled", self._rng)
 
 
 def trusted_logits(head: Head, student: Floats, teacher: Floats, trust: float) -> Floats:
@@ -199,10 +230,13 @@ def to_head(teacher: Head, student: Head, said: Array) -> Array:
     return said
 
 
-def label_columns(head: Head, params: Floats, value: Floats | None) -> dict[str, Array]:
-    """The stored form of the teacher's answer: canonical rows, and V where the teacher states one."""
+def label_columns(
+    head: Head, params: Floats, value: Floats | None, features: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """The stored form of the teacher's answer: canonical rows, V where the teacher states one, layers it was asked to show."""
     rows, top = distributions.canonical(head, params)
     columns: dict[str, Array] = {"teacher/params": rows}
+    columns |= {f"{FEATURE}/{layer}": shown.astype(np.float32) for layer, shown in (features or {}).items()}
     if (stated := top if top is not None else value) is not None:
         columns["teacher/value"] = stated.astype(np.float32)
     return columns
@@ -215,7 +249,7 @@ def _label(teacher: Policy, columns: dict[str, Array], task: Task) -> dict[str, 
     for begin in range(0, rows, LABEL_BATCH):
         part = slice(begin, min(begin + LABEL_BATCH, rows))
         output = teacher(tasks.take_rows(obs, part), {}, columns["first"][part])
-        parts.append(label_columns(teacher.head, output.params, output.value))
+        parts.append(label_columns(teacher.head, output.params, output.value, output.features))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -226,6 +260,7 @@ def _label_along(teacher: Policy, columns: dict[str, Array], task: Task) -> dict
     obs, state = _observations(columns), teacher.initial_state(len(begins))
     params: Floats | None = None
     values: Floats | None = None
+    shown: dict[str, Array] = {}
     for step in range(int((ends - begins).max())):
         rows = np.minimum(begins + step, ends - 1)
         output = teacher(tasks.take_rows(obs, rows), state, np.full(len(begins), step == 0))
@@ -236,8 +271,11 @@ def _label_along(teacher: Policy, columns: dict[str, Array], task: Task) -> dict
         params[rows[going]] = output.params[going]
         if values is not None and output.value is not None:
             values[rows[going]] = output.value[going]
+        for layer, part in output.features.items():
+            whole = shown.setdefault(layer, np.zeros((len(params), *part.shape[1:]), np.float32))
+            whole[rows[going]] = part[going]
     assert params is not None
-    return label_columns(teacher.head, params, values)
+    return label_columns(teacher.head, params, values, shown)
 
 
 def _observations(columns: dict[str, Array]) -> Observation:
@@ -271,6 +309,11 @@ class _Recorder:
             columns["hard"] = answers
         self._rows.append(columns)
         self._broken = ~after.alive
+
+    def lanes(self) -> NDArray[np.int64]:
+        """[N] the lane of every row of `columns`."""
+        alive = np.stack([row["alive"] for row in self._rows])  # [T, lanes]
+        return np.repeat(np.arange(self._count), alive.sum(axis=0))
 
     def columns(self) -> dict[str, Array]:
         stacked = {

@@ -21,6 +21,7 @@ from limbeck.contracts import Array, Observation
 from limbeck.errors import InputError, StorageError
 
 OBS = "obs"  # column prefix: "obs" for arrays, "obs/KEY" for dict observations
+FEATURE = "feature"  # column prefix: "feature/LAYER" for layers of the teacher that were captured
 
 
 @dataclass

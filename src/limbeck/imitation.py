@@ -3,212 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck import objective, seeding, spaces
-from limbeck.contracts import Array, Batch, Floats, Head, Normaliser, Observation, View
-from limbeck.dataset import OBS, Dataset, history_rows
+from limbeck import losses, objective, seeding
+from limbeck.batches import DROPOUT, OF_MEMBER, Draw, Pace, Preference, Regularising, preference
+from limbeck.contracts import Batch, Head, HeadKind
 from limbeck.objective import Term
+from limbeck.students import together
 from limbeck.students.family import Family, Rows
-from limbeck.students.port import Port, scaled
-from limbeck.tasks import take_rows
+from limbeck.tables import Frames, Table, normaliser_of, table
+
+__all__ = [
+    "Frames",
+    "Pace",
+    "Regularising",
+    "Table",
+    "cosine",
+    "disagreements",
+    "imitate",
+    "normaliser_of",
+    "table",
+    "worst_inputs",
+]
 
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
-CHUNK = 1 << 19  # numbers that are floats at once while statistics are taken: they fit a processor's cache
+SCAN = 4096  # rows per forward pass where all are looked at
+WARM_UP = 0.3  # share of the rounds over which the adversarial radius grows from a quarter
 
-
-@dataclass(frozen=True)
-class Table:
-    """A task's data set as minibatches are gathered from it."""
-
-    task: str
-    inputs: torch.Tensor | Frames  # [N, O * H] view, normaliser and history applied; or frames, to which they will be
-    first: torch.Tensor  # [N] bool
-    labels: Mapping[str, torch.Tensor]  # "params" [N, W], "hard" [N], "allowed" [N, W] bool
-    scalars: Mapping[str, torch.Tensor]  # "temperature" []
-    head: Head  # the teacher's
-
-    @property
-    def rows(self) -> int:
-        return len(self.first)
-
-    def gather(self, index: torch.Tensor, pixels: bool) -> torch.Tensor:
-        """Rows [...] -> inputs [..., O * H]; `pixels` as in `students.Stack`."""
-        if isinstance(self.inputs, Frames):
-            return self.inputs.gather(index, pixels)
-        return self.inputs.index_select(0, index) if index.ndim == 1 else self.inputs[index]
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Observations as they lie in the files, each once: minibatches are gathered, converted and scaled from them.
-
-    A frame of bytes stays bytes: 100,000 of 84 x 84 are 0.7 GB in the page cache, as floats with a history of four
-    they would be 11 GB of memory.
-    """
-
-    shards: tuple[Observation, ...]  # one per round, mapped
-    begins: NDArray[np.int64]  # [rounds + 1] first row of each round
-    port: Port
-    normaliser: Normaliser
-    pixels: Normaliser | None  # for convolutional students; None where the view has no image for them
-    history: NDArray[np.int64] | None  # [N, H] as `history_rows`
-
-    def gather(self, index: torch.Tensor, pixels: bool) -> torch.Tensor:
-        """[...] row numbers -> [..., O * H] float32, oldest frame first."""
-        normaliser = self.pixels if pixels else self.normaliser
-        if normaliser is None:
-            raise ValueError("a convolutional student on observations without an image")
-        wanted = index.numpy().reshape(-1)
-        rows = wanted if self.history is None else self.history[wanted].reshape(-1)
-        flat = torch.from_numpy(self._flat(rows))
-        if normaliser.mean.any():
-            flat.sub_(torch.from_numpy(normaliser.mean))
-        flat.div_(torch.from_numpy(normaliser.scale))
-        if self.history is not None:
-            flat = flat.reshape(len(wanted), self.port.view.history, -1)
-            if self.port.view.padding == "zero":
-                flat[torch.from_numpy(_missing(wanted, self.history[wanted]))] = 0.0
-        return flat.reshape(*index.shape, -1)
-
-    def _flat(self, rows: NDArray[np.int64]) -> Floats:
-        """[N] row numbers of all rounds -> [N, O] float32."""
-        space, view = self.port.spec.observation_space, self.port.view
-        shard = np.searchsorted(self.begins, rows, side="right") - 1
-        flat = np.empty((len(rows), spaces.flat_size(space, view)), np.float32)
-        for number in np.unique(shard):
-            mine = np.flatnonzero(shard == number)
-            flat[mine] = spaces.flatten(take_rows(self.shards[number], rows[mine] - self.begins[number]), space, view)
-        return flat
-
-
-def _missing(rows: NDArray[np.int64], history: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[N, H] places of rows' histories [N, H] that lie before their episode's start."""
-    steps = np.arange(history.shape[1] - 1, -1, -1)
-    found: NDArray[np.bool_] = history != rows[:, None] - steps
-    return found
-
-
-def _stays_in_files(dataset: Dataset, port: Port) -> bool:
-    """Bytes would grow fourfold as floats, and images wait for either of two scalings; other floats are prepared once."""
-    seen = _seen(dataset.shards[0], port.view)
-    parts = seen.values() if isinstance(seen, dict) else [seen]
-    return any(part.dtype.itemsize == 1 for part in parts) or spaces.has_image(
-        port.spec.observation_space, port.view, port.agents
-    )
-
-
-def _seen(shard: Mapping[str, Array], view: View) -> Observation:
-    """A round's observations, without the keys that the view does not name."""
-    if OBS in shard:
-        return shard[OBS]
-    keys = [name[len(OBS) + 1 :] for name in shard if name.startswith(f"{OBS}/")]
-    return {key: shard[f"{OBS}/{key}"] for key in keys if key in (view.keys or keys) and key != view.mask}
-
-
-def _chunks(dataset: Dataset, port: Port) -> Iterator[Floats]:
-    """All flat observations [n, O], some rows at a time."""
-    many = max(1, CHUNK // (port.inputs // port.view.history))
-    for shard in dataset.shards:
-        seen, rows = _seen(shard, port.view), len(shard["first"])
-        for begin in range(0, rows, many):
-            part = take_rows(seen, slice(begin, min(begin + many, rows)))
-            yield spaces.flatten(part, port.spec.observation_space, port.view)
-
-
-def normaliser_of(dataset: Dataset, port: Port) -> Normaliser:
-    """Mean and standard deviation of the flat observations seen so far; 1 where a number never changed.
-
-    Many agents share one network and so one normaliser: its numbers are of all agents' rows, once per agent.
-    """
-    if _stays_in_files(dataset, port):
-        mean, spread = _moments(dataset, port)
-    else:
-        flat = spaces.flatten(dataset.observations(), port.spec.observation_space, port.view).astype(np.float64)
-        flat = flat.reshape(len(flat) * port.agents, -1)
-        mean, spread = flat.mean(axis=0), flat.std(axis=0)
-    mean, scale = np.tile(mean, port.agents), np.tile(np.where(spread > 1e-6, spread, 1.0), port.agents)
-    return Normaliser(mean.astype(np.float32), scale.astype(np.float32))
-
-
-def _moments(dataset: Dataset, port: Port) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation in one pass, about the first row, so that nothing cancels."""
-    about = next(_chunks(dataset, port)).reshape(-1, port.row // port.view.history)[0].astype(np.float64)
-    count, total, square = 0, np.zeros_like(about), np.zeros_like(about)
-    for chunk in _chunks(dataset, port):
-        rows = chunk.reshape(-1, len(about)) - about
-        count, total, square = count + len(rows), total + rows.sum(axis=0), square + np.einsum("no,no->o", rows, rows)
-    mean = total / count
-    return about + mean, np.sqrt(np.maximum(square / count - mean**2, 0.0))
-
-
-def table(
-    dataset: Dataset,
-    port: Port,
-    teacher_head: Head,
-    normaliser: Normaliser,
-    temperature: float,
-    extra: Mapping[str, torch.Tensor] | None = None,
-) -> Table:
-    """Everything collected so far, ready to be gathered from.
-
-    `extra`: what losses need beyond the teacher's rows, one per row of the data set ("advantage" [N, A] ...) or, without
-    dimensions, one for all ("gap" ...)."""
-    first = np.asarray(dataset.first())
-    labels = {"params": torch.from_numpy(np.array(dataset.column("teacher/params")))}
-    if dataset.has("hard"):
-        labels["hard"] = torch.from_numpy(np.array(dataset.column("hard")))
-    if port.view.mask is not None:
-        allowed = np.asarray(dataset.column(f"{OBS}/{port.view.mask}"))
-        labels["allowed"] = torch.from_numpy(allowed.reshape(len(allowed), -1) > 0)
-    scalars = {"temperature": torch.tensor(temperature)}
-    for name, value in (extra or {}).items():
-        (labels if value.ndim else scalars)[name] = value
-    inputs = (_frames if _stays_in_files(dataset, port) else _prepared)(dataset, port, first, normaliser)
-    return Table(dataset.task, inputs, torch.from_numpy(np.array(first)), labels, scalars, teacher_head)
-
-
-def _frames(dataset: Dataset, port: Port, first: NDArray[np.bool_], normaliser: Normaliser) -> Frames:
-    counts = [len(shard["first"]) for shard in dataset.shards]
-    image = spaces.has_image(port.spec.observation_space, port.view, port.agents)
-    return Frames(
-        tuple(_seen(shard, port.view) for shard in dataset.shards),
-        np.cumsum([0, *counts]),
-        port,
-        normaliser,
-        scaled(normaliser, port) if image else None,
-        history_rows(first, port.view.history) if port.view.history > 1 else None,
-    )
-
-
-def _prepared(dataset: Dataset, port: Port, first: NDArray[np.bool_], normaliser: Normaliser) -> torch.Tensor:
-    flat = spaces.flatten(dataset.observations(), port.spec.observation_space, port.view)
-    flat = (flat - normaliser.mean) / normaliser.scale
-    if port.view.history > 1:
-        index = history_rows(first, port.view.history)
-        flat = flat[index]
-        if port.view.padding == "zero":
-            flat[_missing(np.arange(len(index)), index)] = 0.0
-        flat = flat.reshape(len(flat), -1)
-    return torch.from_numpy(flat.astype(np.float32))
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How a round's gradient steps are taken."""
-
-    gradient_steps: int
-    batch: int  # rows; sequences of recurrent students count all their rows
-    learning_rate: float
-    gradient_clip: float  # of each member's own gradient norm
-    sequence: int = 32
-    burn_in: int = 8
-    share: float = 0.0  # of the rounds that are over: what scheduled weights depend on
+ASSISTANT: dict[HeadKind, str] = {  # how far a student is from a larger one, by the students' head
+    **losses.AUTO, "categorical": "kl", "gaussian": "gaussian_kl", "squashed": "squashed_kl",
+}  # fmt: skip
+Drop = Callable[[torch.Tensor], torch.Tensor]
 
 
 def cosine(begin: float, end: float, share: float) -> float:
@@ -225,49 +55,79 @@ def imitate(
 ) -> dict[str, float]:
     """`pace.gradient_steps` Adam steps of every member, tasks in turn; the mean loss of each member over the round."""
     names = list(tables)
-    losses = {id(rows): torch.zeros(len(rows.members)) for rows in family.stacks}
+    sums = {id(rows): torch.zeros(len(rows.members)) for rows in family.stacks}
     draws = [
-        _Draw(family, recurrent, pixels, run_seed, round_number)
+        Draw(family, recurrent, pixels, run_seed, round_number)
         for recurrent in (False, True)
         for pixels in (False, True)
     ]
+    drops = {id(rows): _dropout(pace, run_seed, round_number) for rows in family.stacks}
+    if pace.priority:
+        for draw in draws:
+            draw.preferences = {name: _preferred(draw, tables[name], terms, pace) for name in names if draw.stacks}
+    order = (lambda rows: -rows.stack.parameters) if pace.assistant else None  # an assistant speaks before its students
+    groups = {id(draw): together.group(draw.stacks, run_seed, round_number, order) for draw in draws}
+    taken = dict.fromkeys(sums, 0)
     for step in range(pace.gradient_steps):
         data = tables[names[step % len(names)]]
         for draw in draws:
             if draw.stacks:
-                batch = (_sequences if draw.recurrent else _rows)(data, family.ports[data.task], pace, draw)
-                for rows in draw.stacks:
-                    losses[id(rows)] += _descend(rows, batch, data.head, terms, pace)
+                batch = draw.batch(data, family.ports[data.task], pace)
+                above = _assistants(pace, family.ports[data.task].head, data.head, terms)
+                for group in groups[id(draw)]:
+                    for rows, weight in group.active():
+                        loss, gradient = _gradient(rows, batch, data.head, terms, pace, drops[id(rows)], above)
+                        sums[id(rows)] += loss
+                        taken[id(rows)] += 1
+                        group.take(rows, gradient, weight)
+                    for rows, gradient in group.gradients():
+                        _step(rows, gradient, pace)
+    for group in (group for found in groups.values() for group in found):
+        group.agree()
     return {
-        member.name: float(losses[id(rows)][k] / pace.gradient_steps)
+        member.name: float(sums[id(rows)][k] / max(taken[id(rows)], 1))
         for rows in family.stacks
         for k, member in enumerate(rows.members)
     }
 
 
-class _Draw:
-    """Stacks that take the same minibatches. Each kind draws from a stream of its own that begins alike, so that no
-    member's minibatches depend on which other kinds are in the family."""
-
-    def __init__(self, family: Family, recurrent: bool, pixels: bool, run_seed: int, round_number: int) -> None:
-        self.recurrent, self.pixels = recurrent, pixels
-        self.rng = seeding.generator(run_seed, "train", round_number, 0)
-        self.stacks = [
-            rows
-            for rows in family.stacks
-            if (rows.stack.architecture.recurrent, rows.stack.pixels) == (recurrent, pixels)
-        ]
-
-
-def _descend(rows: Rows, batch: Batch, head: Head, terms: Sequence[Term], pace: Pace) -> torch.Tensor:
-    """One Adam step (Kingma & Ba 2015) of all members of a stack; their losses [K] before it."""
+def _gradient(
+    rows: Rows, batch: Batch, head: Head, terms: Sequence[Term], pace: Pace, drop: Drop | None, above: Assistants | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses [K] of all members of a stack on one minibatch, and their gradients [K, P]."""
+    extra, batch = pace.regularising, _with_own(rows, batch)
     theta = rows.theta.requires_grad_()
     maps = any(term.layer.startswith("conv") for term in terms)
-    seen = rows.stack.look(theta, batch.task, batch.inputs, batch.first, maps=maps)
+    seen = rows.stack.look(theta, batch.task, batch.inputs, batch.first, maps=maps, drop=drop)
     inside = objective.Inside(seen.hidden, seen.own)
     loss = objective.evaluate(terms, seen.params, batch, head, pace.share, inside, rows.tuned)
-    (gradient,) = torch.autograd.grad(loss.sum(), theta)  # a sum, so that the members' gradients stay apart
+    total = loss
+    if extra.adversarial:
+        total = loss + extra.adversarial * _nearby(rows, theta, batch, head, terms, pace)
+    if above is not None:
+        total = total + above.lesson(rows, seen.params, batch)
+    (gradient,) = torch.autograd.grad(total.sum(), theta)  # a sum, so that the members' gradients stay apart
     rows.theta = theta.detach()
+    return loss.detach(), gradient
+
+
+def _with_own(rows: Rows, batch: Batch) -> Batch:
+    """Labels that are one member's own, "NAME of MEMBER" [T, B], as NAME [K, T, B] of the stack's members."""
+    names = {key.split(OF_MEMBER)[0] for key in batch.labels if OF_MEMBER in key}
+    own = {
+        name: torch.stack([batch.labels[f"{name}{OF_MEMBER}{member.name}"] for member in rows.members])
+        for name in names
+    }
+    return replace(batch, labels={**batch.labels, **own}) if own else batch
+
+
+def _step(rows: Rows, gradient: torch.Tensor, pace: Pace) -> None:
+    """One Adam step (Kingma & Ba 2015) of all members of a stack along their clipped gradients [K, P].
+
+    Weight decay is decoupled (AdamW: Loshchilov & Hutter 2019), so it does not pass through the moments."""
+    extra = pace.regularising
+    if rows.held is not None:
+        gradient = gradient * rows.held
     norm = gradient.norm(dim=1, keepdim=True)
     gradient.mul_((pace.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
     rows.steps += 1
@@ -275,38 +135,138 @@ def _descend(rows: Rows, batch: Batch, head: Head, terms: Sequence[Term], pace: 
     rows.square.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1 - ADAM_BETAS[1])
     correction = math.sqrt(1 - ADAM_BETAS[1] ** rows.steps)
     scale = rows.square.sqrt().add_(ADAM_EPS * correction)
+    if extra.weight_decay:
+        decay = extra.weight_decay if rows.held is None else extra.weight_decay * rows.held
+        rows.theta.mul_(1 - pace.learning_rate * decay)
     rows.theta.addcdiv_(rows.mean, scale, value=-pace.learning_rate * correction / (1 - ADAM_BETAS[0] ** rows.steps))
-    return loss.detach()
+    if extra.average:
+        _average(rows, extra.average)
 
 
-def _rows(data: Table, port: Port, pace: Pace, draw: _Draw) -> Batch:
-    """Single rows drawn uniformly: [1, B]."""
-    index = torch.from_numpy(draw.rng.integers(data.rows, size=pace.batch, dtype=np.int32))
-    labels = {key: column.index_select(0, index)[None] for key, column in data.labels.items()}
-    inputs = _noisy(data.gather(index, draw.pixels)[None], port, draw.rng)
-    return Batch(data.task, inputs, None, None, {**labels, **data.scalars})
+class Assistants:
+    """What larger students say of a minibatch, for the next smaller ones: teacher assistants (Mirzadeh et al. 2020,
+    arXiv:1902.03393) beside the teacher, whose labels all sizes keep."""
+
+    def __init__(self, weight: float, head: Head, values: Sequence[Term] = ()) -> None:
+        """`values`: what students of a Q teacher are trained by; their rows are compared as logits Q / tau then."""
+        self.weight, self.values = weight, values
+        self.head = replace(head, kind="categorical") if values else head
+        self.terms = (Term(ASSISTANT[self.head.kind], 1.0),)
+        self.said: list[tuple[int, torch.Tensor]] = []  # parameters and rows [K, T, B, W]
+
+    def lesson(self, rows: Rows, params: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[K] weight * KL(assistant || student), 0 for the largest; then the stack speaks to smaller ones itself.
+
+        Member k learns from member k of the next larger stack, around and around where that has fewer. The assistant
+        is a label: no gradient enters it."""
+        size = rows.stack.parameters
+        params = objective.as_logits(self.values, params, batch.labels) if self.values else params
+        larger = min((one for one in self.said if one[0] > size), key=lambda one: one[0], default=None)
+        self.said.append((size, params.detach()))
+        if larger is None:
+            return params.new_zeros(len(params))
+        spoken = larger[1][torch.arange(len(params)) % len(larger[1])]
+        labels = {key: value for key, value in batch.labels.items() if key == "allowed"} | {"params": spoken}
+        return self.weight * objective.evaluate(self.terms, params, replace(batch, labels=labels), self.head)
 
 
-def _sequences(data: Table, port: Port, pace: Pace, draw: _Draw) -> Batch:
-    """Stretches of consecutive rows, [T, B]; rows before a memory could have warmed up do not count."""
-    time = min(pace.sequence, data.rows)
-    begin = torch.from_numpy(draw.rng.integers(data.rows - time + 1, size=max(1, pace.batch // time)))
-    index = begin + torch.arange(time)[:, None]
-    first = data.first[index].clone()
-    known = torch.cummax(
-        first.int(), 0
-    ).values.bool()  # an episode began inside the stretch: the memory is exact from there
-    first[0] = True
-    mask = (known | (torch.arange(time)[:, None] >= min(pace.burn_in, time - 1))).float()
-    labels = {key: column[index] for key, column in data.labels.items()}
-    return Batch(
-        data.task, _noisy(data.gather(index, draw.pixels), port, draw.rng), first, mask, {**labels, **data.scalars}
-    )
+def _assistants(pace: Pace, head: Head, teacher: Head, terms: Sequence[Term]) -> Assistants | None:
+    return Assistants(pace.assistant, head, terms if teacher.kind == "q" else ()) if pace.assistant else None
 
 
-def _noisy(inputs: torch.Tensor, port: Port, rng: np.random.Generator) -> torch.Tensor:
-    """The view's observation noise, in units of the inputs: standard deviations, of an image's range for convolutions."""
-    if not port.view.noise:
-        return inputs
-    noise: Floats = rng.standard_normal(inputs.shape).astype(np.float32)
-    return inputs + port.view.noise * torch.from_numpy(noise)
+def _average(rows: Rows, decay: float) -> None:
+    """The running mean of the weights, beginning short: min(decay, (1 + n) / (10 + n)) after n steps, or the first,
+    random weights would still be in it after a short run."""
+    kept = rows.beside.setdefault("average", rows.theta.clone())
+    kept.lerp_(rows.theta, 1 - min(decay, (1 + rows.steps) / (10 + rows.steps)))
+
+
+def _dropout(pace: Pace, run_seed: int, round_number: int) -> Drop | None:
+    """Inverted dropout (Srivastava et al. 2014). All members of a stack lose the same units and every stack draws from a
+    stream that begins alike, so that a member in the stack still equals the member alone."""
+    lost = pace.regularising.dropout
+    if not lost:
+        return None
+    rng = seeding.generator(run_seed, "train", round_number, DROPOUT)
+
+    def drop(hidden: torch.Tensor) -> torch.Tensor:
+        kept = torch.from_numpy(rng.random(hidden.shape[1:], dtype=np.float32) >= lost)
+        return hidden * kept / (1 - lost)
+
+    return drop
+
+
+# ---------------------------------------------------------------- the worst input nearby
+
+
+def _nearby(
+    rows: Rows, theta: torch.Tensor, batch: Batch, head: Head, terms: Sequence[Term], pace: Pace
+) -> torch.Tensor:
+    """[K] max_{|d| <= radius} KL(teacher(s) || student(s + d)), each member at its own worst inputs, one after another:
+    the stack shares its inputs, so this costs a pass per member and ascent."""
+    extra, measure = pace.regularising, (objective.measure(terms, head),)
+    radius = extra.radius * min(1.0, 0.25 + 0.75 * pace.share / WARM_UP)
+    found = []
+    for k in range(len(theta)):
+        one = theta[k : k + 1]
+        inputs = worst_inputs(rows, k, batch, head, measure[0], radius, extra.ascents)
+        said = rows.stack.look(one, batch.task, inputs, batch.first, maps=False).params
+        found.append(objective.evaluate(measure, said, batch, head)[0])
+    return torch.stack(found)
+
+
+def worst_inputs(
+    rows: Rows, k: int, batch: Batch, head: Head, measure: Term, radius: float, ascents: int
+) -> torch.Tensor:
+    """[T, B, O] inputs of member `k` within `radius` of the batch's in every number, after `ascents` steps of projected
+    gradient ascent on the loss (Madry et al. 2018, arXiv:1706.06083); with one step the fast gradient sign method."""
+    weights, moved = rows.theta[k : k + 1].detach(), torch.zeros_like(batch.inputs)
+    length = min(radius, 2.5 * radius / ascents)
+    for _ in range(ascents):
+        inputs = (batch.inputs + moved).requires_grad_()
+        said = rows.stack.look(weights, batch.task, inputs, batch.first, maps=False).params
+        loss = objective.evaluate((measure,), said, batch, head)
+        (gradient,) = torch.autograd.grad(loss.sum(), inputs)
+        moved = (moved + length * gradient.sign()).clamp(-radius, radius)
+    return (batch.inputs + moved).detach()
+
+
+# ---------------------------------------------------------------- how far students are from the teacher, row by row
+
+
+def disagreements(rows: Rows, data: Table, measure: Term, which: torch.Tensor) -> torch.Tensor:
+    """[K, n] `objective.measure` of every member of a stack on the rows `which` [n] of a table.
+
+    Recurrent students read the rows' episodes from their beginnings, side by side."""
+    with torch.no_grad():
+        if rows.stack.architecture.recurrent:
+            return _along(rows, data, measure, which)
+        parts = [which[begin : begin + SCAN][None] for begin in range(0, len(which), SCAN)]
+        return torch.cat([_compared(rows, data, measure, at, None)[:, 0] for at in parts], dim=1)
+
+
+def _along(rows: Rows, data: Table, measure: Term, which: torch.Tensor) -> torch.Tensor:
+    begins = torch.nonzero(data.first)[:, 0]
+    episode = torch.searchsorted(begins, which, right=True) - 1
+    chosen, column = torch.unique(episode, return_inverse=True)
+    ends = torch.cat([begins[1:], torch.tensor([data.rows])])
+    steps = torch.arange(int((ends - begins)[chosen].max()))[:, None]
+    at = torch.minimum(begins[chosen] + steps, ends[chosen] - 1)  # [T, E], the last row repeated
+    return _compared(rows, data, measure, at, data.first[at])[:, which - begins[episode], column]
+
+
+def _compared(rows: Rows, data: Table, measure: Term, at: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
+    """[K, T, B] of the rows `at` [T, B]."""
+    labels = {key: column[at] for key, column in data.labels.items()} | dict(data.scalars)
+    batch = Batch(data.task, data.gather(at, rows.stack.pixels), first, None, labels)
+    said = rows.stack.look(rows.theta, data.task, batch.inputs, first, maps=False).params
+    return objective.each_row(measure, said, batch, data.head)
+
+
+def _preferred(draw: Draw, data: Table, terms: Sequence[Term], pace: Pace) -> Preference:
+    """Minibatches are shared, so a row's disagreement is the mean over all members that take them."""
+    which = torch.arange(data.rows) if data.training is None else data.training.long()
+    measure = objective.measure(terms, data.head)
+    parts = [disagreements(rows, data, measure, which).double() for rows in draw.stacks]
+    mean: NDArray[np.float64] = torch.cat(parts).mean(0).clamp_min(0.0).numpy()
+    return preference(mean, which.numpy(), pace.priority, pace.share)

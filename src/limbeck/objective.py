@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 
@@ -12,8 +14,9 @@ from limbeck import losses
 from limbeck.contracts import Batch, Head
 from limbeck.distributions import FORBIDDEN
 from limbeck.errors import InputError, printable
-from limbeck.losses import LOSSES
+from limbeck.losses import LOSSES, UNITS, Unit
 
+Number = TypeVar("Number", float, torch.Tensor)
 LAST = "last"  # the hidden layer before the head, whatever its name
 
 
@@ -26,6 +29,7 @@ class Term:
     final: float | None = None
     layer: str = LAST  # the student's hidden layer, for losses that read one
     source: str = ""  # the teacher's layer, for losses on features
+    unit: Unit | None = None  # of a Q teacher's student, for what `measure` gives; None: what the loss itself takes
 
     def at(self, share: float) -> float:
         """The weight at `share` (0 to 1) of the rounds.
@@ -81,19 +85,25 @@ def parse(text: str, head: Head) -> tuple[Term, ...]:
             ) from error
         name = losses.choose(found["name"], head)
         terms.append(Term(name, begin, end, found["layer"] or LAST, found["source"] or ""))
-    _refuse(text, terms)
+    _refuse(text, terms, head)
     return tuple(terms)
 
 
-def _refuse(text: str, terms: Sequence[Term]) -> None:
-    if any(min(t.weight, t.weight if t.final is None else t.final) < 0 for t in terms):
-        raise InputError(f"imitate.loss = {printable(text)!r} has a negative weight. Allowed: 0 and above.")
+def _refuse(text: str, terms: Sequence[Term], head: Head) -> None:
+    weights = [weight for term in terms for weight in (term.at(0.0), term.at(1.0))]
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise InputError(
+            f"imitate.loss = {printable(text)!r} has a negative weight or one beyond all numbers. Allowed: 0 and above, finite."
+        )
     if len({t.key for t in terms}) < len(terms):
         raise InputError(f"imitate.loss = {printable(text)!r} names a loss twice. Add their weights.")
-    if not any(max(t.weight, t.final or 0.0) > 0 and LOSSES[t.name].reads == "params" for t in terms):
-        raise InputError(
-            f"imitate.loss = {printable(text)!r} never looks at what the student does. Add a loss on its answers, such as kl."
-        )
+    for when, share in (("at the first round", 0.0), ("at the last round", 1.0)):
+        if not any(term.at(share) > 0 and LOSSES[term.name].reads == "params" for term in terms):
+            raise InputError(
+                f"imitate.loss = {printable(text)!r} does not look at what the student does {when}. "
+                "Add a loss on its answers that counts then, such as kl."
+            )
+    _refuse_units(text, terms, head)
     for term in terms:
         featured = "features" in LOSSES[term.name].needs
         if featured != bool(term.source):
@@ -101,6 +111,18 @@ def _refuse(text: str, terms: Sequence[Term]) -> None:
             raise InputError(
                 f"imitate.loss: {term.name!r} is written {wanted}. Student layers: conv0, dense0, ..., last."
             )
+
+
+def _refuse_units(text: str, terms: Sequence[Term], head: Head) -> None:
+    """A student's numbers have one unit: what brings them to Q / tau takes them away from Q."""
+    stated = {UNITS[term.name]: term.name for term in terms if term.name in UNITS}
+    if head.kind == "q" and len(stated) > 1:
+        said = {"temperature": "Q / temperature", "reward": "Q", "gap": "Q / mean gap"}
+        units = ", ".join(f"{name} trains {said[unit]}" for unit, name in stated.items())
+        raise InputError(
+            f"imitate.loss = {printable(text)!r} asks one student for its numbers in several units: {units}. "
+            "Allowed: losses of one unit; beside bellman imitate with kd."
+        )
 
 
 def mixture(terms: str | Sequence[Term], hard_weight: float, scale: float = 1.0) -> tuple[Term, ...]:
@@ -165,10 +187,60 @@ def evaluate(
     return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum(0)
 
 
+def each_row(term: Term, student: torch.Tensor, batch: Batch, head: Head) -> torch.Tensor:
+    """student [K, T, B, W] -> [K, T, B]: a point loss on the student's rows, neither weighed nor reduced."""
+    if head.discrete and "allowed" in batch.labels:
+        student, batch = _masked(student, batch)
+    return LOSSES[term.name].fn(_read(term, student, batch.labels), batch.labels, head)
+
+
+def measure(terms: Sequence[Term], head: Head) -> Term:
+    """What rows are compared by whatever is trained: KL over actions, else the first divergence in use with a value per row.
+
+    Never negative, and 0 where student and teacher agree; of a Q teacher's student in the unit that its losses train.
+
+    >>> measure((Term("bellman", 1.0),), Head("q", (4,)))
+    Term(name='q_kl', weight=1.0, final=None, layer='last', source='', unit='reward')
+    """
+    if head.kind == "q":
+        return Term(losses.AUTO["q"], 1.0, unit=unit_of(terms))
+    if not head.discrete:
+        for term in terms:
+            entry = LOSSES[term.name]
+            if entry.kind == "point" and entry.reads == "params" and entry.divergence:
+                return Term(term.name, 1.0)
+    return Term(losses.AUTO[head.kind], 1.0)
+
+
+def unit_of(terms: Sequence[Term]) -> Unit:
+    """What students of a Q teacher state Q in; where no term fixes a scale, as if they were trained by q_kl."""
+    return next((found for term in terms if (found := term.unit or UNITS.get(term.name))), "temperature")
+
+
+def unit(terms: Sequence[Term], temperature: Number, gap: Number) -> Number:
+    """The Q that a student's number 1 stands for: its rows are Q / unit.
+
+    >>> [unit((Term(name, 1.0),), 0.5, 4.0) for name in ("q_kl", "kd", "q_mse")]
+    [0.5, 1.0, 4.0]
+    """
+    kind = unit_of(terms)
+    return gap if kind == "gap" else temperature if kind == "temperature" else temperature**0
+
+
+def as_logits(terms: Sequence[Term], rows: torch.Tensor, labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Rows [..., A] of a Q teacher's student of these terms, as the logits Q / tau of its actions."""
+    tau = labels["temperature"]
+    return rows if unit_of(terms) == "temperature" else rows * (unit(terms, tau, labels.get("gap", tau)) / tau)
+
+
 def _masked(student: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Batch]:
     allowed = batch.labels["allowed"]
     params = torch.where(allowed, batch.labels["params"], FORBIDDEN)
     return torch.where(allowed, student, FORBIDDEN), replace(batch, labels={**batch.labels, "params": params})
+
+
+def _read(term: Term, student: torch.Tensor, labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return student if term.unit is None else as_logits((term,), student, labels)
 
 
 def _reduce(term: Term, student: torch.Tensor, batch: Batch, head: Head, inside: Inside) -> torch.Tensor:
@@ -177,7 +249,7 @@ def _reduce(term: Term, student: torch.Tensor, batch: Batch, head: Head, inside:
     labels = batch.labels
     if term.source:
         labels = {**labels, "feature": labels[f"feature:{term.source}"]}
-    said = student if entry.reads == "params" else inside.hidden[term.layer]
+    said = _read(term, student, labels) if entry.reads == "params" else inside.hidden[term.layer]
     if entry.kind == "batch":
         whole = mask if mask is not None else student.new_ones(student.shape[1:3])
         return entry.fn(said, labels, head, whole)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from limbeck.errors import InputError, printable
 if TYPE_CHECKING:
     from limbeck.exporters import CheckRow
     from limbeck.recordings import Recordings
+    from limbeck.scale.fronts import SearchResult
+    from limbeck.standalone.diagnosing import Diagnosis
 
 
 def show(verb: str, result: Any, as_json: bool) -> int:
@@ -40,6 +44,28 @@ def _run(result: RunResult) -> None:
 
     print()
     reporting.print_table(result)
+
+
+def _search(result: SearchResult) -> None:
+    """The front, then the proofs of its members within reach, then what all of it cost."""
+    width = max(40, min(100, shutil.get_terminal_size().columns))
+    print(f"\n{'front':<26}{'bytes':>8}{'return':>9}{'keeps':>8}  verdict")
+    for row in result.front:
+        keeps = f"{100 * row.retention:.1f} %" if math.isfinite(row.retention) else "-"
+        print(
+            f"{printable(row.name, 25):<26}{row.size_bytes:>8,}{row.mean_return:>9.4g}{keeps:>8}  {row.verdict or 'not tested'}"
+        )
+        print(
+            textwrap.fill(
+                row.method.words + ", polished" * row.polished, width, initial_indent="    ", subsequent_indent="    "
+            )
+        )
+    _run(result.final)
+    bill = result.bill
+    counts = f"{result.trained} candidates, {result.full} at the highest fidelity, {result.refused} refused before training, {result.failed} failed"
+    spent = f"{bill.env_steps:,} environment steps, {bill.teacher_queries:,} teacher queries, {bill.gradient_steps:,} gradient steps, {bill.seconds:.0f} s"
+    _wrapped("searched", f"{counts}; {result.sampler}", width)
+    _wrapped("cost", spent, width)
 
 
 def _teacher(info: TeacherInfo) -> None:
@@ -91,6 +117,39 @@ def _plan(forecast: dict[str, Any]) -> None:
     )
 
 
+def _diagnosis(found: Diagnosis) -> None:
+    """The cause, the ladder of remedies that it was read from, and what to do, in lines that fit the terminal."""
+    width = max(40, min(100, shutil.get_terminal_size().columns))
+    sure = f" ({100 * found.sure:.0f} % of resampled seeds agree)" if found.cause != "unclear" else ""
+    print(f"{found.cause}: {printable(found.member)} on {printable(found.task)}")
+    _wrapped("why", found.reason + sure, width)
+    _wrapped("to do", found.remedy, width)
+    interval = f"95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %, {found.episodes} episodes"
+    kept = f"{100 * found.retention:.1f} % of the teacher over random play ({interval})"
+    _wrapped(
+        "retention", kept if math.isfinite(found.retention) else "none: the teacher is not above random play", width
+    )
+    print(f"\n{'':<24}{'return':>10}  missing for want of")
+    for who, mean, cause in found.ladder:
+        part = f"{100 * found.parts[cause]:>6.1f} %  {cause}" if cause in found.parts else ""
+        print(f"{printable(who):<24}{mean:>10.4g}  {part}".rstrip())
+    print()
+    places = {"training": "the rows it learnt from", "teacher": "fresh ones of the teacher", "student": "its own"}
+    shares = ", ".join(f"{100 * found.disagreement[key]:.1f} % on {where}" for key, where in places.items())
+    _wrapped("disagrees", f"{shares} ({found.unit})", width)
+    _wrapped("view", found.hidden, width)
+    if found.expected is not None:
+        _wrapped("expected", f"{found.expected:.4g}, {found.expected_from}", width)
+    bill = found.bill
+    _wrapped("cost", f"{bill.env_steps:,} environment steps, {bill.gradient_steps:,} gradient steps, {bill.seconds:.0f} seconds", width)  # fmt: skip
+    for note in found.notes:
+        _wrapped("note", note, width)
+
+
+def _wrapped(label: str, text: str, width: int) -> None:
+    print(textwrap.fill(printable(text, 800), width, initial_indent=f"{label:<11}", subsequent_indent=" " * 11))
+
+
 def _artifacts(made: list[Artifact]) -> None:
     for artifact in made:
         note = f"  {artifact.note}" if artifact.note else ""
@@ -122,9 +181,11 @@ def _taught(result: Any) -> None:
 
 PRINTERS: dict[str, Callable[[Any], None]] = {
     "distill": _run,
+    "search": _search,
     "demo": _run,
     "inspect": _teacher,
     "prove": _proof,
+    "diagnose": _diagnosis,
     "export": _artifacts,
     "check": _checks,
     "report": print,

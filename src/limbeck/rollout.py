@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck import distributions, seeding, spaces, tasks
-from limbeck.contracts import Array, Episodes, Floats, Head, Mode, Observation, Policy, State, Task
+from limbeck.contracts import Array, Episodes, Floats, Head, Mode, Observation, Policy, State, Step, Task
 from limbeck.errors import EnvironmentFault
 
 BLOCK = 16
@@ -38,6 +38,7 @@ class Frame:
     reward: NDArray[np.float64]  # [B]
     terminated: NDArray[np.bool_]  # [B] the step ended the episode by its own rules
     truncated: NDArray[np.bool_]  # [B] the step ended it by a time limit
+    after: Step  # what the step gave; its `obs` belongs to the next episode where it ended one
 
 
 def play(
@@ -49,15 +50,20 @@ def play(
     run_seed: int = 0,
     slots: int = 64,
     number: int = 0,
+    most: int | None = None,
     watch: Callable[[Frame], None] | None = None,
 ) -> Episodes:
     """One episode per seed; returns and lengths in the order of `seeds`. `policy` None plays uniformly at random.
 
-    `number` is the place of the first seed in a longer list that is played in several calls.
+    `number` is the place of the first seed in a longer list that is played in several calls. `most` leaves every
+    episode after so many steps; there must be a lane for every seed then.
 
     Raises EnvironmentFault when the environment raises, hangs, returns numbers that are not finite or never ends.
     """
-    slots = task.max_lanes or _power_of_two(min(slots, len(seeds)))
+    wanted = len(seeds) if most is None else 2 * len(seeds) - 1  # rounded down, or so that there is one for every seed
+    slots = task.max_lanes or _power_of_two(min(slots, wanted))
+    if most is not None and len(seeds) > slots:
+        raise ValueError(f"{len(seeds)} episodes cannot be left after {most} steps in {slots} lanes")
     seating = _Seating(seeds, slots, number)
     lanes = task.lanes(slots, seating.next_seed)
     actor = _Actor(policy, task, slots, mode, run_seed)
@@ -65,7 +71,7 @@ def play(
     try:
         step = lanes.start()
         sitting = seating.sitting.copy()
-        while (step.seeds >= 0).any() or seating.waiting:
+        while ((step.seeds >= 0).any() or seating.waiting) and (most is None or lengths.max(initial=0) < most):
             params, actions = actor.act(step.obs, step.first, sitting + number, step.seeds)
             before, first = step.obs, step.first
             step = lanes.step(actions)
@@ -74,7 +80,7 @@ def play(
             lengths[sitting[rows]] += 1
             if watch is not None:
                 ends = (step.terminated, step.truncated)
-                watch(Frame(before, first, params, actions, step.alive, sitting, step.reward, *ends))
+                watch(Frame(before, first, params, actions, step.alive, sitting, step.reward, *ends, step))
             if lengths.max(initial=0) > MAX_EPISODE_STEPS:
                 raise EnvironmentFault(
                     f"{task.name}: an episode passed {MAX_EPISODE_STEPS:,} steps without ending. Give the environment a time limit."

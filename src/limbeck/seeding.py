@@ -23,6 +23,7 @@ STAGES = (
     "teach",
     "video",
     "golden",
+    "diagnose",
 )
 _STAGE_BITS, _INDEX_BITS = 4, 27  # 31 bits together: every environment accepts a non-negative 32-bit integer
 

@@ -6,23 +6,44 @@ Each raises AssertionError with a sentence that says which law was broken and by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from limbeck import distributions, seeding, tasks
-from limbeck.contracts import Floats, Head, LossEntry, Observation, Policy
+from limbeck import distributions, objective, seeding, tasks
+from limbeck.contracts import Batch, Floats, Head, LossEntry, Observation, Policy
+from limbeck.losses import AUTO, LOSSES
 
 Labels = Mapping[str, torch.Tensor]
+Shape = tuple[int, ...]
+LAYER, FEATURE = (6,), (6,)  # one row of the student's and of the teacher's layer where a loss reads them
+SOURCE = "net"  # the teacher's layer's name
 
 
 # ---------------------------------------------------------------- losses
 
 
-def example_labels(head: Head, rows: int = 64, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Plausible teacher labels for a head: inside the action bounds and the pre-tanh limit, so that equality is reachable."""
+def example_labels(head: Head, rows: int = 64, seed: int = 0, feature: Shape = FEATURE) -> dict[str, torch.Tensor]:
+    """Plausible labels of every kind for a head, [rows, ...]: inside the action bounds and the pre-tanh limit, so that
+    equality is reachable. `feature`: the shape of one row of a teacher's layer."""
     rng = seeding.generator(seed, "train", rows)
+    params = _example_params(head, rng, rows)
+    hard = rng.integers(head.sizes[0], size=rows)
+    if head.kind in ("bernoulli", "multicategorical"):
+        most = (2,) * sum(head.sizes) if head.kind == "bernoulli" else head.sizes
+        hard = rng.integers(most, size=(rows, len(most)))
+    found: dict[str, Any] = {"params": params, "hard": hard, "feature": rng.normal(size=(rows, *feature))}
+    found |= _example_knowledge(head, rng, params)
+    scalars = {"temperature": 0.7, "gap": 1.7, "beta": 0.3, "gap_power": 0.5, "dkd_beta": 2.0}
+    scalars |= {"value_mean": 3.0, "value_scale": 5.0, "critic_scale": 0.05}
+    return {k: _float32(torch.as_tensor(v)) for k, v in (found | scalars).items()}
+
+
+def _example_params(head: Head, rng: np.random.Generator, rows: int) -> Floats:
     n = sum(head.sizes)
     if head.discrete:
         params = rng.normal(size=(rows, n)) * 2
@@ -33,109 +54,238 @@ def example_labels(head: Head, rows: int = 64, seed: int = 0) -> dict[str, torch
         params = low + (high - low) * rng.random((rows, n))
         if head.width == 2 * n:
             params = np.concatenate([params, rng.uniform(-2.0, 0.0, (rows, n))], axis=1)
-    stored = distributions.canonical(head, params.astype(np.float32))[0]
-    hard = rng.integers(head.sizes[0], size=rows)
-    if head.kind in ("bernoulli", "multicategorical"):
-        most = (2,) * n if head.kind == "bernoulli" else head.sizes
-        hard = rng.integers(most, size=(rows, len(most)))
-    return {"params": torch.from_numpy(stored), "temperature": torch.tensor(0.7), "hard": torch.from_numpy(hard)}
+    return distributions.canonical(head, params.astype(np.float32))[0]
+
+
+def _example_knowledge(head: Head, rng: np.random.Generator, params: Floats) -> dict[str, Any]:
+    rows, n = len(params), sum(head.sizes)
+    chosen = rng.integers(n, size=rows)
+    return {
+        "advantage": params - params.max(axis=1, keepdims=True),
+        "value": rng.normal(size=rows) * 5 + 3,
+        "target": rng.normal(size=rows) * 5,
+        "action": chosen,
+        "known": (rng.random(rows) < 0.8) | (np.arange(rows) < 4),
+        "said": chosen,
+        "log_behaviour": np.full(rows, -np.log(n)),
+        "to_go": rng.normal(size=rows) * 3,
+        "critic_grad": rng.normal(size=(rows, n)),
+        "critic_hess": -rng.random((rows, n)),
+    }
+
+
+def _float32(column: torch.Tensor) -> torch.Tensor:
+    return column if column.dtype == torch.int64 else column.float()
 
 
 def matching(entry: LossEntry, head: Head, labels: Labels) -> torch.Tensor:
     """The student rows that say exactly what the teacher says, in the form this loss wants."""
+    if entry.reads == "hidden":
+        feature = labels["feature"]
+        return (feature.movedim(1, -1) if feature.ndim == 4 else feature).flatten(1)
     params = labels["params"]
-    if entry.needs == frozenset({"q"}):
+    if {"q", "regret"} <= entry.needs:
+        return params / labels["gap"]
+    if entry.needs == frozenset({"q"}) or (head.kind == "q" and "regret" in entry.needs):
         return params / labels["temperature"]
-    if entry.needs == frozenset({"action"}):
+    if "action" in entry.needs:
         return params[:, : sum(head.sizes)]
     return params
 
 
-def check_loss(entry: LossEntry, head: Head, seed: int = 0) -> None:
-    """All laws for one row of the table LOSSES on one teacher head."""
-    labels = example_labels(head, seed=seed)
-    same = matching(entry, head, labels)
+def evaluated(
+    entry: LossEntry,
+    head: Head,
+    labels: Labels,
+    student: torch.Tensor,
+    own: Mapping[str, torch.Tensor] | None = None,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A loss on rows [N, W] or those of members [K, N, W], as the objective would call it -> [N] or [K, N]; of a loss of
+    the whole batch one number [] or [K]. `own`: its parameters, alike for all members; `mask` [N], for batch losses."""
+    if entry.kind == "point" and entry.reads == "params":
+        return entry.fn(student, labels, head)
+    members = student if student.ndim == 3 else student[None]
+    long = {k: v[None] if v.ndim else v for k, v in labels.items()}  # [T = 1, N, ...]
+    if entry.kind == "batch":
+        whole = student.new_ones(members.shape[1]) if mask is None else mask
+        value = entry.fn(members[:, None], long, head, whole[None])
+    elif entry.kind == "trainable":
+        each = {k: v.expand(len(members), *v.shape) for k, v in (own or {}).items()}
+        value = entry.fn(members[:, None], long, head, each)[:, 0]
+    else:
+        value = entry.fn(members[:, None], long, head)[:, 0]
+    return value if student.ndim == 3 else value[0]
+
+
+def check_loss(entry: LossEntry, head: Head, seed: int = 0, layer: Shape = LAYER, feature: Shape = FEATURE) -> None:
+    """All laws for one row of the table LOSSES on one teacher head.
+
+    Of losses on hidden layers `layer` is the shape of one row of the student's, `feature` that of the teacher's.
+    """
+    labels = example_labels(head, seed=seed, feature=feature)
     rng = seeding.generator(seed, "train", 1)
-    student = same + torch.from_numpy(rng.normal(size=same.shape).astype(np.float32)) * 0.5
-    _law_divergence(entry, head, labels, same, student)
-    _law_rows(entry, head, labels, student)
-    _law_gradient(entry, head, labels, student)
-    _law_extremes(entry, head, labels, student)
-    _law_shapes(entry, head, labels, student)
+    own = {}
+    if entry.owns is not None:
+        own = {k: torch.from_numpy(rng.normal(size=s) * 0.3).float() for k, s in entry.owns(layer, feature).items()}
+    case = _Case(entry, head, labels, own)
+    same = matching(entry, head, labels)
+    if entry.reads == "hidden" and math.prod(layer) != same.shape[1]:
+        same = torch.from_numpy(rng.normal(size=(len(same), math.prod(layer)))).float()
+    elif entry.divergence:
+        _law_zero(case, same)
+    student = same + torch.from_numpy(rng.normal(size=same.shape)).float() * 0.5
+    _law_sign(case, student)
+    _law_rows(case, student)
+    _law_members(case, student)
+    _law_gradient(case, student)
+    _law_extremes(case, student)
+    _law_shapes(case, student)
+    _law_weight(case, student)
 
 
-def _law_divergence(entry: LossEntry, head: Head, labels: Labels, same: torch.Tensor, student: torch.Tensor) -> None:
-    """Law 1: a divergence is zero when both sides agree, and never negative."""
-    value = entry.fn(student, labels, head)
-    if entry.divergence:
-        zero = entry.fn(same, labels, head).abs().max().item()
-        assert zero < 1e-5, (
-            f"{entry.fn.__name__} is {zero:.2e} where student and teacher agree, a divergence is 0 there"
-        )
-        assert value.min().item() > -1e-6, f"{entry.fn.__name__} is negative: {value.min().item():.2e}"
+@dataclass(frozen=True)
+class _Case:
+    entry: LossEntry
+    head: Head
+    labels: Labels
+    own: Mapping[str, torch.Tensor]
+
+    @property
+    def name(self) -> str:
+        return self.entry.fn.__name__
+
+    def __call__(
+        self, student: torch.Tensor, labels: Labels | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return evaluated(self.entry, self.head, labels or self.labels, student, self.own, mask)
 
 
-def _law_rows(entry: LossEntry, head: Head, labels: Labels, student: torch.Tensor) -> None:
-    """Law 2: one value per row; a repeated batch keeps its mean, a permuted batch permutes, a stack of members agrees."""
-    if entry.kind != "point":
-        return
-    value = entry.fn(student, labels, head)
-    assert value.shape == student.shape[:1], (
-        f"{entry.fn.__name__} gives shape {tuple(value.shape)} for {student.shape[0]} rows"
-    )
-    twice = entry.fn(student.repeat(2, 1), _rows(labels, lambda x: x.repeat(2, *[1] * (x.ndim - 1))), head)
-    assert torch.allclose(twice.mean(), value.mean(), rtol=1e-5), (
-        f"{entry.fn.__name__} changes its mean when the batch is repeated"
-    )
+def _law_zero(case: _Case, same: torch.Tensor) -> None:
+    """Law 1, first half: a divergence is zero when both sides agree."""
+    zero = case(same).abs().max().item()
+    assert zero < 1e-5, f"{case.name} is {zero:.2e} where student and teacher agree, a divergence is 0 there"
+
+
+def _law_sign(case: _Case, student: torch.Tensor) -> None:
+    """Law 1, second half: a divergence is never negative."""
+    least = case(student).min().item()
+    assert not case.entry.divergence or least > -1e-6, f"{case.name} is negative: {least:.2e}"
+
+
+def _law_rows(case: _Case, student: torch.Tensor) -> None:
+    """Law 2: one value per row; a repeated batch keeps its mean, a permuted batch permutes. A loss of the whole batch does
+    not depend on the order of its rows, nor on those that are masked."""
     order = torch.from_numpy(seeding.generator(0, "train", 2).permutation(len(student)))
-    permuted = entry.fn(student[order], _rows(labels, lambda x: x[order]), head)
-    assert torch.allclose(permuted, value[order], rtol=1e-5, atol=1e-6), f"{entry.fn.__name__} mixes rows"
-    stacked = entry.fn(torch.stack([student, student + 1]), labels, head)
+    value, permuted = case(student), case(student[order], _rows(case.labels, lambda x: x[order]))
+    if case.entry.kind == "batch":
+        assert value.ndim == 0, f"{case.name} gives shape {tuple(value.shape)} for one member's batch"
+        assert torch.allclose(permuted, value, rtol=1e-4, atol=1e-6), f"{case.name} depends on the order of rows"
+        kept = len(student) // 2
+        mask = (torch.arange(len(student)) < kept).float()
+        alone = case(student[:kept], _rows(case.labels, lambda x: x[:kept]))
+        wild = torch.where(mask[:, None] > 0, student, 1e3)
+        assert torch.allclose(case(wild, mask=mask), alone, rtol=1e-4, atol=1e-6), f"{case.name} counts masked rows"
+        return
+    assert value.shape == student.shape[:1], f"{case.name} gives shape {tuple(value.shape)} for {len(student)} rows"
+    twice = case(student.repeat(2, 1), _rows(case.labels, lambda x: x.repeat(2, *[1] * (x.ndim - 1))))
+    assert torch.allclose(twice.mean(), value.mean(), rtol=1e-5), (
+        f"{case.name} changes its mean when the batch is repeated"
+    )
+    assert torch.allclose(permuted, value[order], rtol=1e-5, atol=1e-6), f"{case.name} mixes rows"
+
+
+def _law_members(case: _Case, student: torch.Tensor) -> None:
+    """Law 2, for stacks: a member's value does not depend on the others; each may have a temperature of its own."""
+    value, stacked = case(student), case(torch.stack([student, student + 1]))
     assert torch.allclose(stacked[0], value, rtol=1e-5, atol=1e-6), (
-        f"{entry.fn.__name__} lets one member of a stack change another"
+        f"{case.name} lets one member of a stack change another"
+    )
+    if "temperature" not in case.entry.needs:
+        return
+    hot = {**case.labels, "temperature": 2 * case.labels["temperature"]}
+    long = {k: v[None] if v.ndim else v for k, v in case.labels.items()}
+    long["temperature"] = torch.stack([case.labels["temperature"], hot["temperature"]])[:, None, None, None]
+    arguments = (student.new_ones(1, len(student)),) if case.entry.kind == "batch" else ()
+    both = case.entry.fn(torch.stack([student, student])[:, None], long, case.head, *arguments)
+    wanted = torch.stack([value, case(student, hot)])
+    assert both.numel() == wanted.numel(), f"{case.name} gives shape {tuple(both.shape)} for two members' temperatures"
+    assert torch.allclose(both.reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-6), (
+        f"{case.name} does not give each member its own temperature"
     )
 
 
-def _law_gradient(entry: LossEntry, head: Head, labels: Labels, student: torch.Tensor) -> None:
-    """Law 3: the gradient reaches the student, never the teacher, and matches finite differences in float64."""
-    wide = {k: v.double() if v.is_floating_point() else v for k, v in labels.items()}
-    wide = {k: v[:4] if v.ndim else v for k, v in wide.items()}
-    point = student[:4].double().requires_grad_()
+def _law_gradient(case: _Case, student: torch.Tensor) -> None:
+    """Law 3: the gradient reaches the student and the loss's own parameters, never the teacher, and matches finite
+    differences in float64."""
+    wide = {k: v.double() if v.is_floating_point() else v for k, v in case.labels.items()}
+    wide = _rows(wide, lambda x: x[:4])
     params = wide["params"].requires_grad_()
-    gradient = torch.autograd.grad(entry.fn(point, wide, head).sum(), point, allow_unused=True)[0]
-    assert gradient is not None, f"{entry.fn.__name__} is not connected to the student"
-    assert gradient.abs().sum() > 0, f"{entry.fn.__name__} gives the student no gradient"
-    assert params.grad is None, f"{entry.fn.__name__} wrote a gradient into the teacher's labels"
-    ok = torch.autograd.gradcheck(
-        lambda x: entry.fn(x, {**wide, "params": params.detach()}, head),
-        (point,),
-        eps=1e-6,
-        atol=1e-4,
-        raise_exception=False,
+    own = {k: v.double().requires_grad_() for k, v in case.own.items() if v.numel()}
+    empty = {k: v.double() for k, v in case.own.items() if not v.numel()}
+
+    def value(x: torch.Tensor, *numbers: torch.Tensor) -> torch.Tensor:
+        mine = {**empty, **dict(zip(own, numbers, strict=True))}
+        return evaluated(case.entry, case.head, {**wide, "params": params.detach()}, x, mine)
+
+    point = student[:4].double().requires_grad_()
+    inputs = (point, *own.values())
+    gradients = torch.autograd.grad(
+        evaluated(case.entry, case.head, wide, point, {**empty, **own}).sum(), inputs, allow_unused=True
     )
-    assert ok, f"{entry.fn.__name__}: its gradient differs from finite differences"
+    for what, gradient in zip(("the student", *own), gradients, strict=True):
+        assert gradient is not None, f"{case.name} is not connected to {what}"
+        assert gradient.abs().sum() > 0, f"{case.name} gives {what} no gradient"
+    assert params.grad is None, f"{case.name} wrote a gradient into the teacher's labels"
+    ok = torch.autograd.gradcheck(value, inputs, eps=1e-6, atol=1e-4, raise_exception=False)
+    assert ok, f"{case.name}: its gradient differs from finite differences"
 
 
-def _law_extremes(entry: LossEntry, head: Head, labels: Labels, student: torch.Tensor) -> None:
-    """Law 3, second half: finite values and gradients for extreme rows."""
-    for size in (1e4, -1e4):
+def _law_extremes(case: _Case, student: torch.Tensor) -> None:
+    """Law 3, second half: finite values and gradients for extreme rows, and for rows that are all alike."""
+    for size in (1e4, -1e4, 0.0):
         point = torch.full_like(student, size).requires_grad_()
-        value = entry.fn(point, labels, head)
+        value = case(point)
         (gradient,) = torch.autograd.grad(value.sum(), point)
-        assert torch.isfinite(value).all(), f"{entry.fn.__name__} is not finite at rows of {size:g}"
-        assert torch.isfinite(gradient).all(), (
-            f"{entry.fn.__name__} has a gradient that is not finite at rows of {size:g}"
-        )
+        assert torch.isfinite(value).all(), f"{case.name} is not finite at rows of {size:g}"
+        assert torch.isfinite(gradient).all(), f"{case.name} has a gradient that is not finite at rows of {size:g}"
+        steep = gradient.abs().max().item()
+        assert size or steep < 1e6, f"{case.name} has a gradient of {steep:.0e} at rows of 0, such as dead units say"
 
 
-def _law_shapes(entry: LossEntry, head: Head, labels: Labels, student: torch.Tensor) -> None:
+def _law_shapes(case: _Case, student: torch.Tensor) -> None:
     """Law 5: rows that do not fit are refused instead of broadcast."""
-    crooked = {**labels, "params": labels["params"][:, None]}
+    at = 0 if "features" in case.entry.needs else 1  # a layer's row may have any shape, so rows are put in front of it
+    crooked = _rows(case.labels, lambda x: x.unsqueeze(at))
     try:
-        entry.fn(student, crooked, head)
+        case(student, crooked)
     except ValueError:
         return
-    raise AssertionError(f"{entry.fn.__name__} accepts label rows of shape [B, 1, W] against student rows [B, W]")
+    shape = "[1, B, F]" if at == 0 else "[B, 1, W]"
+    raise AssertionError(f"{case.name} accepts label rows of shape {shape} against student rows [B, W]")
+
+
+def _law_weight(case: _Case, student: torch.Tensor) -> None:
+    """Law 4: an objective is continuous as a loss's weight goes to 0. For rows of the table: others have no name to weigh."""
+    name = next((name for name, entry in LOSSES.items() if entry is case.entry), None)
+    if name is None:
+        return
+    rows = student[None, None] if case.entry.reads == "params" else case.labels["params"][None, None]
+    head, labels = case.head, {k: v[None] if v.ndim else v for k, v in case.labels.items()}
+    labels[f"feature:{SOURCE}"] = labels["feature"]
+    term = objective.Term(name, 1.0, source=SOURCE if "features" in case.entry.needs else "")
+    own = {f"{term.key}/{k}": v[None] for k, v in case.own.items()}
+    inside = objective.Inside({objective.LAST: student[None, None]}, own)
+    base = objective.Term("nll" if head.discrete else AUTO[head.kind], 1.0)
+    batch = Batch("task", rows[0], None, None, labels)
+
+    def at(weight: float) -> float:
+        terms = (base, replace(term, weight=weight))
+        return objective.evaluate(terms, rows, batch, head, inside=inside).sum().item()
+
+    none, little = at(0.0), at(1e-9)
+    limit = 1e-6 * (1 + abs(at(1.0)) + abs(none))
+    assert abs(little - none) < limit, f"{case.name} jumps from {none:g} to {little:g} when its weight leaves 0"
 
 
 def _rows(labels: Labels, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -198,4 +348,4 @@ def _batch(policy: Policy, samples: list[object]) -> Observation:
     return obs
 
 
-__all__ = ["check_loss", "check_policy", "check_stored_q", "example_labels", "matching"]
+__all__ = ["check_loss", "check_policy", "check_stored_q", "evaluated", "example_labels", "matching"]

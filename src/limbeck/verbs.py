@@ -15,6 +15,8 @@ from limbeck.assets import PREFIX, bundled
 if TYPE_CHECKING:
     from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
     from limbeck.recordings import Recordings
+    from limbeck.scale.fronts import SearchResult
+    from limbeck.standalone.diagnosing import Diagnosis
 
 
 def say(stage: str, text: str) -> None:
@@ -107,6 +109,65 @@ def distill(
     )  # fmt: skip
 
 
+def search(
+    teacher: str | Path,
+    env: str | None = None,
+    out: str | Path = "runs/search",
+    *,
+    max_bytes: int | None = None,
+    max_latency: str | float | None = None,
+    env_steps: int | None = None,
+    trials: int | None = None,
+    students: Sequence[str] | None = None,
+    sampler: str | None = None,
+    storage: str | None = None,
+    retain: float | None = None,
+    accept_teacher: bool = False,
+    seed: int | None = None,
+    options: Sequence[str] = (),
+) -> SearchResult:
+    """Search architectures and methods within budgets; the front of size against return is proved and exported.
+
+    Several processes with the same command share the work. The same command continues a search that was stopped.
+
+    Args:
+        teacher: As distill takes it, or recipe.yaml, whose students are left aside.
+        env: Gymnasium id, package.module:EnvId, or digits.
+        out: Folder of the search.
+        max_bytes: Most bytes of a student's weights, 4 a number.
+        max_latency: Most time of one step of its compiled C on this machine, such as 20us.
+        env_steps: Budget of environment steps of all passes together; proofs come on top.
+        trials: Candidates to train. Default 64.
+        students: linear, mlp:*, gru:*, cnn:* or exact students. Default: what the observation asks for.
+        sampler: TPESampler (default), NSGAIISampler or RandomSampler, of Optuna.
+        storage: journal (default, a file in the folder) or sqlite:///FILE.
+        retain: Share of the teacher to prove, .95 by default.
+        accept_teacher: Distill the teacher whatever its return is.
+        seed: Seed of everything. Default 0.
+        options: Any other setting as STAGE.KEY=VALUE, such as search.depths=1,2 or collect.steps=512.
+    """
+    from limbeck.scale import search as searching
+
+    command = [str(teacher), *([] if env is None else [env])]
+    given: dict[str, Any] = {"teacher": str(teacher)}
+    if str(teacher).endswith((".yaml", ".yml")):
+        from limbeck import recipes
+
+        given = {key: value for key, value in recipes.read(Path(teacher)).items() if key != "students"}
+    given |= {key: value for key, value in {"env": env, "seed": seed}.items() if value is not None}
+    if retain is not None:
+        given["prove"] = {**given.get("prove", {}), "retain": retain}
+    if accept_teacher:
+        given["verify"] = {**given.get("verify", {}), "accept": True}
+    flags = {"max_bytes": max_bytes, "max_latency": max_latency, "env_steps": env_steps, "trials": trials,
+             "students": None if students is None else tuple(students), "sampler": sampler, "storage": storage}  # fmt: skip
+    for name, value in {**flags, "retain": retain, "seed": seed, "options": tuple(options) or None}.items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    command += ["--accept-teacher"] * accept_teacher
+    return searching.search(given, flags, list(options), Path(out), command, say)
+
+
 def inspect(teacher: str | Path) -> TeacherInfo:
     """Say what a teacher file is, and what code it would run if it were unpickled; nothing in it is run.
 
@@ -158,6 +219,30 @@ def prove(
     kept = None if out is None else Path(out)
     asked = standalone.Asked(retain, alpha, seed, max_episodes, normaliser, kept, list(options))
     return standalone.prove(student, teacher, env, asked, plan, say)
+
+
+def diagnose(
+    run: str,
+    *,
+    episodes: int | None = None,
+    expect: float | None = None,
+    seed: int | None = None,
+) -> Diagnosis:
+    """Say why a student of a run falls short: training, coverage, capacity, imitation gap or weak teacher.
+
+    Fresh students are trained beside it, each with one remedy more; what each gains says what was missing.
+
+    The run is only read; its recipe may import modules.
+
+    Args:
+        run: A run folder, or RUN:MEMBER. Default: the first member that is not proved.
+        episodes: Episodes of each policy. Default: 40, fewer where they are long.
+        expect: Return the teacher should reach. Default: the run's, or what the teacher or Gymnasium states.
+        seed: Seed of the diagnosis. Default: the run's.
+    """
+    from limbeck import standalone
+
+    return standalone.diagnose(run, episodes, expect, seed, say)
 
 
 def teach(
@@ -273,10 +358,12 @@ def demo(out: str | Path = "runs/demo", *, seed: int = 0) -> RunResult:
 
 VERBS: dict[str, Callable[..., Any]] = {
     "distill": distill,
+    "search": search,
     "inspect": inspect,
     "teach": teach,
     "record": record,
     "prove": prove,
+    "diagnose": diagnose,
     "export": export,
     "check": check,
     "report": report,

@@ -1,18 +1,21 @@
 """Every loss of the table, on every teacher head it accepts, against the laws and against numbers from outside."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from limbeck import storage
-from limbeck.contracts import Head
+from limbeck import objective, storage
+from limbeck.contracts import Batch, Head
 from limbeck.distributions import canonical
 from limbeck.errors import InputError
-from limbeck.losses import AUTO, LOSSES, choose, student_head
+from limbeck.losses import ANNEAL, AUTO, CONSTANTS, LOSSES, choose, fitting, student_head
 from limbeck.losses.q import entropy_temperature
-from limbeck.testing import check_loss, check_stored_q
+from limbeck.losses.shapes import unit
+from limbeck.settings import ImitateSettings
+from limbeck.testing import check_loss, check_stored_q, example_labels
 
 HEADS = {
     "categorical": Head("categorical", (5,)),
@@ -24,12 +27,25 @@ HEADS = {
     "deterministic": Head("deterministic", (2,), (-1.0, -2.0), (1.0, 2.0)),
     "tanh": Head("tanh", (2,), (-1.0, -2.0), (1.0, 2.0)),
 }
-CASES = [(name, head) for name, entry in LOSSES.items() for head in entry.heads]
+CASES = [(name, head) for name, entry in LOSSES.items() for head in entry.heads if entry.reads == "params"]
+LAYERS = [("value", (6,), (6,)), ("hint", (6,), (4,)), ("hint", (3, 2, 2), (2, 4, 2)), ("hint", (3, 2, 2), (3,)),
+          ("attention", (4, 4, 3), (3, 4, 4)), ("attention", (4, 2, 2), (3, 2, 4)),
+          ("similarity", (6,), (6,)), ("similarity", (6,), (3,)), ("relational", (6,), (6,)), ("relational", (3,), (2, 2, 2)),
+          ("cka", (6,), (6,)), ("cka", (6,), (3,))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_laws(name, kind):
     check_loss(LOSSES[name], HEADS[kind])
+
+
+@pytest.mark.parametrize(("name", "layer", "feature"), LAYERS)
+def test_laws_of_losses_on_hidden_layers(name, layer, feature):
+    check_loss(LOSSES[name], HEADS["categorical"], layer=layer, feature=feature)
+
+
+def test_every_loss_is_under_the_laws():
+    assert {name for name, _ in CASES} | {name for name, _, _ in LAYERS} == set(LOSSES)
 
 
 def test_every_head_has_a_default_loss():
@@ -104,8 +120,6 @@ def test_the_storage_law_can_fail():
 
 
 def test_a_loss_that_sums_over_the_batch_is_caught():
-    from dataclasses import replace
-
     wrong = replace(LOSSES["kl"], fn=lambda s, labels, head: LOSSES["kl"].fn(s, labels, head).sum().expand(len(s)))
     wrong.fn.__name__ = "summed"
     with pytest.raises(AssertionError, match=r"repeated|gradient|mixes"):
@@ -113,13 +127,111 @@ def test_a_loss_that_sums_over_the_batch_is_caught():
 
 
 def test_a_cross_entropy_called_kl_is_caught():
-    from dataclasses import replace
-
     def soft_cross_entropy(s, labels, head):
         return -(labels["params"].exp() * torch.log_softmax(s, -1)).sum(-1)
 
     with pytest.raises(AssertionError, match="agree"):
         check_loss(replace(LOSSES["kl"], fn=soft_cross_entropy), HEADS["categorical"])
+
+
+def wrong(name, fn):
+    fn.__name__ = f"wrong_{name}"
+    return replace(LOSSES[name], fn=fn)
+
+
+def test_a_batch_loss_that_counts_masked_rows_is_caught():
+    def unmasked(student, labels, head, mask):
+        return LOSSES["cka"].fn(student, labels, head, torch.ones_like(mask))
+
+    with pytest.raises(AssertionError, match="counts masked rows"):
+        check_loss(wrong("cka", unmasked), HEADS["q"])
+
+
+def test_a_loss_that_ties_members_together_is_caught():
+    def tied(student, labels, head):
+        return LOSSES["kl"].fn(student, labels, head) * (2 + torch.tanh(student.detach().mean()))
+
+    with pytest.raises(AssertionError, match=r"member of a stack|repeated|mixes|order"):
+        check_loss(wrong("kl", tied), HEADS["categorical"])
+
+
+def test_a_temperature_that_multiplies_the_wrong_axis_is_caught():
+    def broadcast(student, labels, head):
+        tau = labels["temperature"]
+        p, q = (torch.log_softmax(x / tau, -1) for x in (labels["params"], student))
+        return tau**2 * (p.exp() * (p - q)).sum(-1)
+
+    with pytest.raises(AssertionError, match="temperature"):
+        check_loss(wrong("kd", broadcast), HEADS["categorical"])
+
+
+def test_equal_rows_have_no_direction_and_no_gradient():
+    """The published normalisation divides by 1e-12 there; a layer of dead units would be torn out of nothing."""
+    labels = {"feature": torch.randn(1, 32, 6, generator=torch.Generator().manual_seed(0))}
+    upstream = torch.randn(32, 32, 6, generator=torch.Generator().manual_seed(1))
+    steep = {}
+    for name, normalised in (("published", lambda x: torch.nn.functional.normalize(x, dim=-1)), ("ours", unit)):
+        towards = torch.zeros(32, 32, 6).requires_grad_()
+        steep[name] = torch.autograd.grad((normalised(towards) * upstream).sum(), towards)[0].abs().max().item()
+    assert steep["published"] > 1e11
+    assert steep["ours"] == 0
+    for name in ("relational", "similarity", "cka"):
+        point = torch.ones(1, 1, 32, 6).requires_grad_()
+        value = LOSSES[name].fn(point, labels, HEADS["q"], torch.ones(1, 32))
+        assert torch.autograd.grad(value.sum(), point)[0].abs().max() < 10, name
+
+
+def test_too_few_actions_are_refused():
+    two = Head("categorical", (2,))
+    for name in ("dkd", "dist", "standardised"):
+        with pytest.raises(InputError, match=f"'{name}' needs a teacher with at least 3 actions; this one has 2"):
+            choose(name, two)
+        assert choose(name, HEADS["categorical"]) == name
+    assert not {"dkd", "dist", "standardised"} & set(fitting(two))
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("regret", "gaussian"), ("kl_gap", "multicategorical"), ("bellman", "categorical"), ("critic_guided", "q"), ("js", "tanh"),
+    ("gaussian_nll", "deterministic"), ("dkd", "bernoulli"), ("entropy_regularised", "squashed"),
+])  # fmt: skip
+def test_what_a_head_cannot_serve_is_refused(name, kind):
+    with pytest.raises(InputError, match=f"loss '{name}' needs a teacher with .* this one is {kind}"):
+        choose(name, HEADS[kind])
+
+
+def test_anneal_ends_in_what_an_error_costs():
+    for kind in ANNEAL:
+        terms = objective.parse("anneal", HEADS[kind])
+        assert [term.at(0.0) for term in terms] == [1.0, 0.0]
+        assert [term.at(1.0) for term in terms] == [0.0, 1.0]
+        assert terms[0].name == AUTO[kind]
+        assert {"regret", "critic"} & LOSSES[terms[1].name].needs
+    with pytest.raises(InputError, match="this teacher is bernoulli"):
+        objective.parse("anneal", HEADS["bernoulli"])
+
+
+def test_pictures_are_compared_with_pictures():
+    with pytest.raises(InputError, match="compares pictures; the student's layer is 8, the teacher's 3 x 4 x 4"):
+        LOSSES["attention"].owns((8,), (3, 4, 4))
+
+
+def test_hyper_parameters_are_settings_and_labels():
+    example = example_labels(HEADS["categorical"])
+    for name in CONSTANTS:
+        assert isinstance(getattr(ImitateSettings(), name), float)
+        assert example[name].ndim == 0
+
+
+def test_ce_and_kl_mix_by_lambda():
+    rng = np.random.default_rng(4)
+    rows = [torch.from_numpy(rng.normal(size=(1, 20, 5))) for _ in range(2)]
+    hard = torch.from_numpy(rng.integers(5, size=(1, 20)))
+    batch = Batch("t", rows[0], None, None, {"params": rows[1], "hard": hard})
+    value = objective.evaluate(objective.mixture("kl", 0.3), rows[0][None], batch, HEADS["categorical"]).item()
+    logs = [torch.log_softmax(x, -1)[0] for x in rows]
+    ce = torch.nn.functional.nll_loss(logs[0], hard[0]).item()
+    kl = torch.nn.functional.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True).item()
+    assert value == pytest.approx(0.3 * ce + 0.7 * kl, rel=1e-9)
 
 
 def test_a_loss_that_the_teacher_cannot_serve_is_refused():
@@ -131,7 +243,8 @@ def test_a_loss_that_the_teacher_cannot_serve_is_refused():
 
 @pytest.mark.parametrize(("teacher", "loss", "student"), [
     ("q", "q_kl", "categorical"), ("gaussian", "executed_huber", "deterministic"), ("squashed", "executed_huber", "tanh"),
-    ("tanh", "executed_huber", "tanh"), ("gaussian", "gaussian_kl", "gaussian"), ("squashed", "squashed_kl", "squashed"),
+    ("tanh", "executed_huber", "tanh"), ("q", "bellman", "q"), ("gaussian", "gaussian_nll", "gaussian"),
+    ("squashed", "critic_guided", "tanh"), ("q", "value", "categorical"), ("gaussian", "gaussian_kl", "gaussian"), ("squashed", "squashed_kl", "squashed"),
 ])  # fmt: skip
 def test_student_heads(teacher, loss, student):
     assert student_head([loss], HEADS[teacher]).kind == student

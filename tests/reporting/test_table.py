@@ -47,6 +47,15 @@ def test_headline_follows_the_table() -> None:
     assert "no student was finished" in " ".join(printed(samples.empty(), 70).split())
 
 
+def test_small_trees_and_rules_are_written_out_below_the_table() -> None:
+    whole = samples.result()
+    readable = replace(whole.members[-1], formula="action 1 where x[1] + 0.5*x[2] > 0, else action 0")
+    text = printed(replace(whole, members=[*whole.members[:-1], readable]), 60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert f"{readable.name}: {readable.formula}" in " ".join(text.split()), "brackets are no markup"
+    assert " where " not in printed(whole, 60)
+
+
 def test_control_characters_and_markup_in_names_stay_visible() -> None:
     text = printed(samples.hostile(), 120, colour=True)
     assert "\x1b]0;" not in text

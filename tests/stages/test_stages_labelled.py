@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from limbeck import objective, tasks
 from limbeck.contracts import Normaliser, View
 from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.settings import Recipe
 from limbeck.stages import labelled
 from limbeck.students import family as families
 from limbeck.students.grammar import parse
@@ -24,7 +25,8 @@ def taught():
 
 
 def scene(task, teacher):
-    return SimpleNamespace(task=task, teacher=SimpleNamespace(policy=teacher))
+    run = SimpleNamespace(recipe=Recipe("digits.safetensors", "digits"))
+    return SimpleNamespace(task=task, teacher=SimpleNamespace(policy=teacher), run=run)
 
 
 def test_a_round_tells_both_parts_of_the_loss_on_both_parts_of_the_data(taught):
@@ -40,6 +42,11 @@ def test_a_round_tells_both_parts_of_the_loss_on_both_parts_of_the_data(taught):
         assert row["hard_loss"] == pytest.approx(np.log(10), abs=0.2), "fresh students know nothing"
     without = labelled.losses(scene(task, teacher), family, objective.mixture("kl", 0.0), 1.0)
     assert set(without["linear-s0"]) == {"kd_loss", "validation_loss", "validation_kd_loss"}
+    several = objective.mixture(
+        (objective.Term("js", 1.0), objective.Term("kl", 0.5), objective.Term("value", 1.0)), 0.0
+    )
+    told = labelled.losses(scene(task, teacher), family, several, 1.0)["linear-s0"]
+    assert set(told) == {"js_loss", "kl_loss", "validation_loss", "validation_js_loss", "validation_kl_loss"}
 
 
 def test_the_end_tells_accuracy_and_macro_f1_with_intervals(taught):

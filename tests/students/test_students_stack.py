@@ -164,7 +164,7 @@ def test_masked_rows_do_not_count():
 
 @pytest.mark.parametrize(("text", "words"), [
     ("mpl:8", "did you mean 'mlp'"), ("mlp", "needs its sizes"), ("mlp:0", "no number from 1"), ("mlp:8:rleu", "did you mean 'relu'"),
-    ("linear:3", "takes no sizes"), ("mlp:8@0", "no number"), ("mlp:99999999999", "no number"), ("mlp:8x8:relu:x", "too many"),
+    ("linear:3", "takes no sizes"), ("mlp:8@0", "no number"), ("mlp:99999999999", "no number"), ("mlp:8x8:relu:x", "too many"), ("mlp:64x64:r", "Allowed there: a rank such as r8, relu, tanh"), ("mlp:64x64:r8:r", "Allowed there: relu, tanh"),
     ("gru:8x8", "at most 1"), ("", "unknown student"), ("mlp:8\x1b[31m", "\\x1b"),
     ("cnn", "needs its sizes"), ("cnn:8", "no convolution such as 8k4s2"), ("cnn:8k0", "no number from 1"), ("cnn:8k3s0", "no number from 1"),
     ("cnn:8k3:cp0-24", "no number from 1"), ("cnn:8k3:24-cp2", "at most one cpN"), ("cnn:8k3:gru4-24", "then one gruN"), ("cnn:" + "-".join(["8192k1024s1024"] * 16), "longer than a folder"),

@@ -8,6 +8,7 @@ parameter row, K stacked students, N stored rows. Everything here is numpy and p
 from __future__ import annotations
 
 from limbeck.contracts.blueprint import Blueprint, Normaliser
+from limbeck.contracts.critics import EXACT, FITTED, OWN, Critic
 from limbeck.contracts.layers import (
     ACTIVATIONS,
     LAYERS,
@@ -56,12 +57,16 @@ from limbeck.contracts.results import (
     TeacherInfo,
     Verdict,
 )
+from limbeck.contracts.trees import Sparse, Terms, Tree
 
 __all__ = [
     "ACTIVATIONS",
+    "EXACT",
+    "FITTED",
     "LAYERS",
     "NO_ENVIRONMENT",
     "NO_PLAYER",
+    "OWN",
     "Array",
     "Artifact",
     "Batch",
@@ -70,6 +75,7 @@ __all__ = [
     "Blueprint",
     "Bounds",
     "Conv",
+    "Critic",
     "Dense",
     "Episodes",
     "Evaluation",
@@ -98,13 +104,16 @@ __all__ = [
     "RunResult",
     "SeedSource",
     "Shared",
+    "Sparse",
     "Spec",
     "State",
     "Step",
     "Task",
     "Teacher",
     "TeacherInfo",
+    "Terms",
     "TrainableLoss",
+    "Tree",
     "Verdict",
     "View",
     "chain_problem",

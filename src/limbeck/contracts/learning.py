@@ -59,7 +59,8 @@ class LossEntry:
     fn: Callable[..., torch.Tensor]
     kind: Literal["point", "batch", "trainable"]
     needs: frozenset[str]  # of: logits, q, gaussian, squashed, action, temperature, value, regret (action values: the
-    # teacher's own or fitted), critic (differentiable in the action), features, next, reward, hard, many_actions
+    # teacher's own or fitted), critic (differentiable in the action), features, next, reward, hard, many_actions,
+    # soft_q (of Q teachers alone: softmax(Q / temperature))
     heads: tuple[HeadKind, ...]  # teacher heads it accepts
     divergence: bool  # zero when both sides agree
     reads: Literal["params", "hidden"] = "params"  # what of the student: its rows [..., W], or a hidden layer [..., F]

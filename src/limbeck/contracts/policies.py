@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -96,6 +97,7 @@ class PolicyOutput:
     state: State  # memory after this step
     value: Floats | None = None  # [B], the policy's own estimate of the return to come
     action: Array | None = None  # [B, ...] executed greedy action where the policy computes it itself (artefacts)
+    features: Mapping[str, Array] = field(default_factory=dict)  # layer -> [B, ...], of the layers it was asked to show
 
 
 @runtime_checkable

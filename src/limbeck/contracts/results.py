@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.contracts.blueprint import Blueprint
+from limbeck.contracts.critics import Critic
 from limbeck.contracts.play import Bounds
 from limbeck.contracts.policies import Mode, Policy
 
@@ -30,12 +31,14 @@ class Bill:
     seconds: float = 0.0  # of all stages, the video included; drawing the page, well under a second, is not
     peak_memory_bytes: int = 0
     other_steps: int = 0  # golden sequences of the artefacts, the video
+    critic_fits: int = 0  # least-squares fits of a critic times its members; they take no gradient steps
+    critic_steps: int = 0  # playing the teacher where a fitted critic's error was measured
 
     @property
     def env_steps(self) -> int:
         """All environment steps of the run."""
         chosen = self.verify_steps + self.collection_steps + self.race_steps + self.polish_steps
-        return chosen + self.proof_steps + self.other_steps
+        return chosen + self.proof_steps + self.critic_steps + self.other_steps
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Proof:
     env_steps: int
     fidelity: Mapping[str, float] = field(default_factory=dict)  # agreement, kl, regret on the student's own states
     chosen_late: bool = False  # retain or alpha was chosen with episodes seen: only the bound for all retentions proves
+    sources: Mapping[str, str] = field(default_factory=dict)  # regret -> exact, teacher's critic or fitted (error e)
 
     @property
     def episodes(self) -> int:
@@ -127,6 +131,7 @@ class MemberReport:
     latency: Mapping[str, Latency]
     artifacts: Sequence[Artifact]
     polished: bool = False
+    formula: str = ""  # what a small tree or rule does, in words; "" for others
 
 
 @dataclass(frozen=True)
@@ -168,3 +173,5 @@ class Teacher:
     policy: Policy
     info: TeacherInfo
     blueprint: Blueprint | None = None  # None for torch modules and callables
+    critic: Critic | None = None  # its own Q(s, a), where its actions are continuous and its file holds one
+    exact: bool = False  # its action values are Q of its own policy exactly, as after value iteration

@@ -25,9 +25,11 @@ _PARTS = {
     "ckernels",
     "clayers",
     "contract",
+    "ctrees",
     "golden",
     "onnxgraph",
     "onnxlayers",
+    "onnxtrees",
 }  # files here that are no targets
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from limbeck.contracts import Array
 
 STACK_BYTES = 16 * 1024  # of the vectors that one step keeps on the stack
-_BYTES = {"float": 4, "uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "int32_t": 4}
+_BYTES = {"float": 4, "uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "int16_t": 2, "int32_t": 4}
 
 
 @dataclass(frozen=True)

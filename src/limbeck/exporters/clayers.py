@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from limbeck.contracts import Array, Conv, Dense, Gru, Gsde, Layer, Lstm, Norm, Parallel, Pool, Shared
-from limbeck.exporters import cimages, ckernels
+from limbeck.contracts import Array, Conv, Dense, Gru, Gsde, Layer, Lstm, Norm, Parallel, Pool, Shared, Sparse, Tree
+from limbeck.exporters import cimages, ckernels, ctrees
 from limbeck.exporters.cbody import Body, Row, literal
 
 
@@ -50,6 +50,10 @@ def _write(name: str, layer: Layer, x: Row, y: Row, body: Body) -> None:
             _branch(name, layer, x, y, body)
         case Shared():
             _share(name, layer, x, y, body)
+        case Tree():
+            ctrees.tree(name, layer, x, y, body)
+        case Sparse():
+            ctrees.sparse(layer, x, y, body)
         case _:
             raise TypeError(f"a {layer.kind} layer inside of another")
 

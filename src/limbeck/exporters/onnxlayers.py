@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limbeck.contracts import Conv, Gru, Gsde, Layer, Lstm, Parallel, Pool, Shared
+from limbeck.contracts import Conv, Gru, Gsde, Layer, Lstm, Parallel, Pool, Shared, Sparse, Tree
 from limbeck.contracts import Dense as DenseLayer
 from limbeck.contracts import Norm as NormLayer
+from limbeck.exporters import onnxtrees
 from limbeck.exporters.onnxgraph import Graph
 
 
@@ -76,6 +77,10 @@ def _flat_layer(place: str, layer: Layer, x: str, graph: Graph) -> str:
             return _explore(x, f"gsde{place}", layer, graph)
         case Parallel():
             return _branch(x, f"parallel{place}", layer, graph)
+        case Tree():
+            return onnxtrees.tree(x, f"tree{place}", layer, graph)
+        case Sparse():
+            return onnxtrees.sparse(x, f"sparse{place}", layer, graph)
         case Shared():
             apart = graph.reshape(x, (-1, layer.inputs // layer.count), f"shared{place}_apart")
             return graph.reshape(

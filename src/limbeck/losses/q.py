@@ -1,4 +1,8 @@
-"""Losses for teachers that state action values."""
+"""Losses for teachers that state action values.
+
+Distributional teachers (C51, QR-DQN) arrive as the mean of their distribution, which is all that their greedy policy uses;
+students learn the mean alone, so the distribution needs no loss of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import torch
 from torch.nn import functional
 
 from limbeck.contracts import Head, LossEntry
-from limbeck.losses.shapes import check_rows, log_softmax_columns
+from limbeck.losses.shapes import centred, check_rows, log_softmax_columns, per_action
+
+HUBER_DELTA = 1.0  # in mean gaps between a state's best and worst action
 
 
 def q_kl(student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head) -> torch.Tensor:
@@ -20,6 +26,34 @@ def q_kl(student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head) 
     teacher = check_rows(student, labels["params"])
     log_p, log_q = log_softmax_columns(teacher / labels["temperature"]), log_softmax_columns(student)
     return (log_p.exp() * (log_p - log_q)).sum(-2)
+
+
+def q_mse(student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head) -> torch.Tensor:
+    """Mean over actions of (z_S - mean z_S - (Q_T - mean Q_T) / gap)^2, Rusu et al. 2015 (arXiv:1511.06295) on centred Q.
+
+    The row's mean is removed on both sides, over the allowed actions: the level of Q says nothing about what to do, and is
+    mostly far larger than what does. In units of labels["gap"] [], the mean spread of Q, so that the student's numbers are
+    of size 1. student [..., A], labels["params"] [B, A] Q-values up to a constant per row -> [..., B].
+
+    >>> import torch
+    >>> labels = {"params": torch.tensor([[99.0, 103.0]]), "gap": torch.tensor(2.0)}
+    >>> q_mse(torch.tensor([[0.0, 0.0]]), labels, Head("q", (2,))).item()
+    1.0
+    """
+    return per_action(_centred_error(student, labels).square(), labels.get("allowed"))
+
+
+def q_huber(student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head) -> torch.Tensor:
+    """The same with Huber(.; 1) in place of the square: a few states with huge gaps do not outweigh the rest."""
+    error = _centred_error(student, labels)
+    rows = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER_DELTA)
+    return per_action(rows, labels.get("allowed"))
+
+
+def _centred_error(student: torch.Tensor, labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    allowed = labels.get("allowed")
+    teacher = centred(check_rows(student, labels["params"]), allowed) / labels["gap"]
+    return centred(student, allowed) - teacher
 
 
 def entropy_temperature(q: torch.Tensor, target: float) -> float:
@@ -47,4 +81,8 @@ def entropy_temperature(q: torch.Tensor, target: float) -> float:
     return float(10 ** ((low + high) / 2))
 
 
-LOSSES = {"q_kl": LossEntry(q_kl, "point", frozenset({"q"}), ("q",), True)}
+LOSSES = {
+    "q_kl": LossEntry(q_kl, "point", frozenset({"q"}), ("q",), True),
+    "q_mse": LossEntry(q_mse, "point", frozenset({"q", "regret"}), ("q",), True),
+    "q_huber": LossEntry(q_huber, "point", frozenset({"q", "regret"}), ("q",), True),
+}

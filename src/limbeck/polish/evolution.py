@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from limbeck import rollout, seeding
 from limbeck.contracts import Array, Floats, Policy, Task
+from limbeck.polish import shaping
+from limbeck.polish.shaping import Shaping
 
 SCALE_FLOOR = 0.1
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
@@ -62,6 +64,7 @@ class Field:
     learning_rate: float
     validate_every: int
     validation_episodes: int
+    shaping: Shaping | None = None  # None: candidates play whole episodes and are worth their returns
 
 
 def scales(shapes: Mapping[str, tuple[int, ...]], theta: Floats) -> Floats:
@@ -97,8 +100,8 @@ def generation(field: Field, search: Search) -> Search:
     for pair, direction in enumerate(directions):
         for side, sign in enumerate((1.0, -1.0)):
             theta = search.theta + np.float32(sign * field.sigma) * field.scale * direction
-            played = rollout.play(field.build(theta), field.task, seeds)
-            returns[side, pair], steps = played.returns.mean(), steps + played.env_steps
+            returns[side, pair], taken = _score(field, field.build(theta), seeds)
+            steps += taken
     ranks = centred_ranks(returns)
     gradient = ((ranks[0] - ranks[1]).astype(np.float32) @ directions) / field.pairs
     moved = _ascend(search, gradient, field)
@@ -108,6 +111,15 @@ def generation(field: Field, search: Search) -> Search:
     value, steps = _validate(field, moved.theta)
     moved = replace(moved, env_steps=moved.env_steps + steps, stale=moved.stale + 1)
     return replace(moved, best=moved.theta.copy(), best_return=value, stale=0) if value > moved.best_return else moved
+
+
+def _score(field: Field, policy: Policy, seeds: list[int]) -> tuple[float, int]:
+    """What a candidate is worth on these seeds, and the environment steps that it took to know."""
+    if field.shaping is not None:
+        scores, steps = shaping.score(policy, field.task, seeds, field.shaping)
+        return float(scores.mean()), steps
+    played = rollout.play(policy, field.task, seeds)
+    return float(played.returns.mean()), played.env_steps
 
 
 def generation_seeds(field: Field, number: int) -> list[int]:

@@ -12,6 +12,7 @@ from limbeck.proof.bounding import bounds_for
 from limbeck.proof.cache import ReturnCache
 from limbeck.proof.planning import plan
 from limbeck.proof.proving import Contender, FamilyVerdict, prove, prove_family
+from limbeck.proof.regret import Judge, discounted, error_of, expected_regret
 from limbeck.proof.returns import Triples, retention, retention_interval
 from limbeck.proof.timing import latency, latency_of
 from limbeck.proof.unproved import Measured, measure
@@ -21,11 +22,15 @@ __all__ = [
     "Contender",
     "FamilyVerdict",
     "Fidelity",
+    "Judge",
     "Measured",
     "ReturnCache",
     "Triples",
     "blindness_of",
     "bounds_for",
+    "discounted",
+    "error_of",
+    "expected_regret",
     "fidelity",
     "gap_in_words",
     "latency",

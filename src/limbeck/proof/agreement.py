@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from limbeck import distributions, rollout
-from limbeck.contracts import Array, Floats, Head, Observation, Policy, State, Task
+from limbeck.contracts import OWN, Array, Floats, Head, Observation, Policy, State, Task
 from limbeck.proof.eprocess import Reals
+from limbeck.proof.regret import Judge, Tally
 
 RANDOM_KINDS = ("categorical", "multicategorical", "bernoulli", "gaussian", "squashed")
 
@@ -21,23 +22,34 @@ class Fidelity:
     agreement          share of states with the same greedy action (discrete)
     action_difference  mean |executed difference| in units of the action range; of 1 where there is none (continuous)
     kl                 KL(teacher || student) in nats, where both heads describe distributions of one kind
-    regret             max Q_T - Q_T(s, a_S) of the teacher's own Q, exact, where its head is q
+    regret             V_T - Q_T(s, a_S) in units of reward: by the judge, else max Q - Q of the teacher's own where its head is q
     """
 
     values: Mapping[str, float]
     states: int
     env_steps: int
+    sources: Mapping[str, str] = field(default_factory=dict)  # regret -> what it is made of
+    predicted: Reals | None = None  # [N] sum_t gamma^t regret of each episode, with a judge
+    returns: Reals | None = None  # [N] the student's discounted returns, with a judge
 
 
-def fidelity(student: Policy, teacher: Policy, task: Task, seeds: Sequence[int]) -> Fidelity:
+def fidelity(
+    student: Policy, teacher: Policy, task: Task, seeds: Sequence[int], judge: Judge | None = None
+) -> Fidelity:
     """Play the student greedily on `seeds` (of stage "fidelity") and let the teacher watch every state.
 
     The teacher's memory follows the student's episodes, so recurrent teachers and histories are asked properly.
     """
-    watcher = Watcher(student.head, teacher)
+    watcher = Watcher(student.head, teacher, judge=judge)
+    if judge is not None:
+        watcher.predicted, watcher.rewards = (Tally(judge.gamma, len(seeds)) for _ in range(2))
     played = rollout.play(student, task, seeds, watch=watcher)
     means = {name: float(np.mean(np.concatenate(rows))) for name, rows in watcher.measured.items()}
-    return Fidelity(means, played.env_steps, played.env_steps)
+    sources = {"regret": judge.source if judge is not None else OWN} if "regret" in means else {}
+    tallies = (watcher.predicted, watcher.rewards)
+    return Fidelity(
+        means, played.env_steps, played.env_steps, sources, *(None if t is None else t.sums for t in tallies)
+    )
 
 
 @dataclass
@@ -48,22 +60,31 @@ class Watcher:
     teacher: Policy
     state: State | None = None
     measured: dict[str, list[Reals]] = field(default_factory=dict)
+    judge: Judge | None = None
+    predicted: Tally | None = None
+    rewards: Tally | None = None
 
     def __call__(self, frame: rollout.Frame) -> None:
         rows = frame.alive
-        output = self._ask(frame.obs, frame.first)
-        acted = output[1][rows]
-        for name, values in compare(self.teacher.head, output[0][rows], acted, self.head, frame.params[rows], frame.actions[rows]).items():  # fmt: skip
-            self.measured.setdefault(name, []).append(values)
+        params, acted, values = self._ask(frame.obs, frame.first)
+        found = compare(
+            self.teacher.head, params[rows], acted[rows], self.head, frame.params[rows], frame.actions[rows]
+        )
+        if self.judge is not None and self.predicted is not None and self.rewards is not None:
+            found["regret"] = self.judge.cost(frame.obs, params, values, frame.actions)[rows]
+            self.predicted.add(frame, found["regret"])
+            self.rewards.add(frame, frame.reward[rows])
+        for name, each in found.items():
+            self.measured.setdefault(name, []).append(each)
 
-    def _ask(self, obs: Observation, first: Array) -> tuple[Floats, Array]:
-        """Rows and greedy executed actions of the teacher, its memory carried along."""
+    def _ask(self, obs: Observation, first: Array) -> tuple[Floats, Array, Floats | None]:
+        """Rows, greedy executed actions and values of the teacher, its memory carried along."""
         if self.state is None:
             self.state = self.teacher.initial_state(len(first))
         output = self.teacher(obs, self.state, first)
         self.state = output.state
         own = output.action if output.action is not None else distributions.act(self.teacher.head, output.params)
-        return output.params, own
+        return output.params, own, output.value
 
 
 def compare(

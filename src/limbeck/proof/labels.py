@@ -129,15 +129,18 @@ def measure(policy: Policy, task: DatasetTask, part: Part = "test", run_seed: in
     return scores(said.reshape(answers.shape), answers, classes, run_seed)
 
 
-def held_out(teacher: Policy, task: DatasetTask, part: Part = "validation", temperature: float = 1.0) -> HeldOut:
-    """A part's rows with the teacher's labels, in the form that losses take; made once per run."""
+def held_out(
+    teacher: Policy, task: DatasetTask, part: Part = "validation", scalars: Mapping[str, torch.Tensor] | None = None
+) -> HeldOut:
+    """A part's rows with the teacher's labels, in the form that losses take, and the losses' constants; made once per run."""
     rows = task.part(part)
     inputs = task.inputs[rows]
     params = distributions.canonical(teacher.head, _answers(teacher, inputs))[0]
     labels = {
         "params": torch.from_numpy(params)[None],
         "hard": torch.from_numpy(task.labels[rows])[None],
-        "temperature": torch.tensor(temperature),
+        "temperature": torch.tensor(1.0),
+        **(scalars or {}),
     }
     return HeldOut(inputs, labels, teacher.head)
 
@@ -145,14 +148,16 @@ def held_out(teacher: Policy, task: DatasetTask, part: Part = "validation", temp
 def losses_on(student: Policy, held: HeldOut, terms: Sequence[Term]) -> dict[str, float]:
     """The weighted objective and its unweighted parts on held rows: "loss", "kd_loss" and "hard_loss" (means over rows).
 
-    A part that the objective does not weigh is not computed: no "hard_loss" where lambda is 0, no "kd_loss" where it is 1.
+    Where several losses imitate the teacher, each goes by its own name, such as "js_loss". A part that the objective does not weigh is not computed: no "hard_loss" where lambda is 0, no "kd_loss" where it is 1.
     """
     said = torch.from_numpy(_answers(student, held.inputs))[None, None]
     batch = Batch("held", said[0], None, None, held.labels)
     named = {"loss": float(objective.evaluate(terms, said, batch, held.head))}
+    imitating = [term.name for term in terms if term.name != "cross_entropy"]
     for term in terms:
         part = objective.evaluate((Term(term.name, 1.0),), said, batch, held.head)
-        named["hard_loss" if term.name == "cross_entropy" else "kd_loss"] = float(part)
+        kind = "kd" if imitating == [term.name] else term.name
+        named["hard_loss" if term.name == "cross_entropy" else f"{kind}_loss"] = float(part)
     return named
 
 

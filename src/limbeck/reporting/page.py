@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import storage
-from limbeck.contracts import Artifact, Evaluation, MemberReport, Proof, RunResult
+from limbeck.contracts import OWN, Artifact, Evaluation, MemberReport, Proof, RunResult
 from limbeck.errors import InputError, StorageError, printable
 from limbeck.reporting import canvas, curves, figures, svg, table, words
 from limbeck.reporting.reading import load_result
@@ -24,7 +24,7 @@ PAGE, VIDEO, RECIPE = "report.html", "video.mp4", "recipe.yaml"
 LARGEST_VIDEO = 4_000_000  # bytes; with it the page stays below 6 MB
 STAGES = (
     ("verify_steps", "verifying the teacher, random play"), ("collection_steps", "collecting"), ("race_steps", "racing"),
-    ("polish_steps", "polishing"), ("proof_steps", "proving"),
+    ("polish_steps", "polishing"), ("proof_steps", "proving"), ("critic_steps", "measuring the fitted critic"),
     ("other_steps", "golden sequences, video"),
 )  # fmt: skip
 
@@ -206,8 +206,15 @@ def _proof_facts(proof: Proof) -> list[tuple[str, str]]:
         ("steps", f"{words.count(proof.env_steps)} environment steps"),
     ]
     return facts + [
-        (words.public(k, 40), f"{words.number(v)} on the student's own states") for k, v in proof.fidelity.items()
+        (words.public(k, 40), f"{words.number(v)} on the student's own states{_source(proof, k)}")
+        for k, v in proof.fidelity.items()
     ]
+
+
+def _source(proof: Proof, measure: str) -> str:
+    """What a regret is made of; runs of before it was written down have only the teacher's own."""
+    source = proof.sources.get(measure, OWN if measure == "regret" else "")
+    return f", {words.public(source, 80)}" if source else ""
 
 
 def _evidence(proof: Proof) -> str:
@@ -310,10 +317,16 @@ def _scores(result: RunResult) -> list[dict[str, Any]]:
 
 def _bill(result: RunResult) -> dict[str, Any]:
     bill, total = result.bill, max(result.bill.env_steps, 1)
-    stages = [(label, getattr(bill, name), 100 * getattr(bill, name) / total) for name, label in STAGES]
+    told = [(name, label) for name, label in STAGES if name != "critic_steps" or bill.critic_fits]
+    stages = [(label, getattr(bill, name), 100 * getattr(bill, name) / total) for name, label in told]
     others = [
         ("labels", words.count(bill.teacher_queries), "observations of the data set that the teacher answered"),
         ("gradient steps", words.count(bill.gradient_steps), "optimiser steps times members"),
+        *(
+            [("critic fits", words.count(bill.critic_fits), "by least squares, times members")]
+            if bill.critic_fits
+            else []
+        ),
         ("wall time", words.duration(bill.seconds), ""),
         ("peak memory", words.size(bill.peak_memory_bytes) if bill.peak_memory_bytes else words.NOTHING, ""),
     ]

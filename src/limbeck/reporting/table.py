@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # blanks between columns
 NAME_LIMIT = 24
+FORMULA_LIMIT = 2000
 STYLES = {"proved": "green", "not proved": "yellow", "undecided": "yellow", "not played": "dim"}
 
 
@@ -28,7 +29,7 @@ class Column:
 
 
 def print_table(result: RunResult, console: Console | None = None) -> None:
-    """The members, largest first, then the headline; fits consoles down to 60 columns."""
+    """The members, largest first, then what small trees and rules do, then the headline; fits consoles down to 60 columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -46,6 +47,10 @@ def print_table(result: RunResult, console: Console | None = None) -> None:
     if result.members:
         console.print(table)
         console.print()
+    for member in result.members:
+        if member.formula:
+            console.print(Text(words.public(f"{member.name}: {member.formula}", FORMULA_LIMIT)))
+            console.print()
     console.print(Text(words.unbroken(words.headline(result)), style="bold"))
 
 

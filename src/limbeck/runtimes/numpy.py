@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,16 @@ from limbeck.contracts import (
     PolicyOutput,
     Pool,
     Shared,
+    Sparse,
     Spec,
     State,
+    Terms,
+    Tree,
     memory_of,
 )
 from limbeck.distributions import sigmoid
 
+BEFORE = ".linear"  # behind a layer's name: what it gives before its activation
 ACTIVATE: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
@@ -53,10 +58,10 @@ def _gelu(x: Array) -> Array:
 
 
 class NumpyPolicy:
-    """A Blueprint that plays."""
+    """A Blueprint that plays, and shows what `captured` layers give (names as in `layer_shapes`)."""
 
-    def __init__(self, blueprint: Blueprint) -> None:
-        self.blueprint = blueprint
+    def __init__(self, blueprint: Blueprint, captured: Sequence[str] = ()) -> None:
+        self.blueprint, self._captured = blueprint, frozenset(captured)
         self._obs_size = spaces.flat_size(blueprint.spec.observation_space, blueprint.view)
 
     @property
@@ -97,16 +102,27 @@ class NumpyPolicy:
         value = None
         if blueprint.value_layers:
             value = _forward(blueprint.value_layers, x, state, after, first, "value.")[:, 0]
-        params = _forward(blueprint.layers, x, state, after, first)
+        features: dict[str, Array] = dict.fromkeys(self._captured, x)
+        params = _forward(blueprint.layers, x, state, after, first, features=features)
         if mask is not None:
             params = distributions.masked(params, mask)
-        return PolicyOutput(params, after, value)
+        return PolicyOutput(params, after, value, features=features)
 
 
 def _forward(
-    layers: Sequence[Layer], x: Floats, state: State, after: State, first: NDArray[np.bool_], prefix: str = ""
+    layers: Sequence[Layer],
+    x: Floats,
+    state: State,
+    after: State,
+    first: NDArray[np.bool_],
+    prefix: str = "",
+    features: dict[str, Array] | None = None,
 ) -> Floats:
+    """The chain on rows x; fills in those `features` that are asked for by their names."""
+    shown = features or {}
     for i, layer in enumerate(layers):
+        if (name := f"layers.{i}{BEFORE}") in shown and isinstance(layer, (Dense, Conv, Norm)):
+            shown[name] = _picture(layer, apply(replace(layer, activation="identity"), x))
         if isinstance(layer, Gru):
             name = f"{prefix}gru{i}"
             x = after[name] = gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
@@ -116,7 +132,31 @@ def _forward(
             after[f"{prefix}lstm{i}.h"], after[f"{prefix}lstm{i}.c"] = x, cell
         else:
             x = apply(layer, x)
+        if (name := f"layers.{i}") in shown:
+            shown[name] = _picture(layer, x)
     return x
+
+
+def layer_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
+    """What a policy can show of its layers, one row each: `layers.0` is the first layer's output, [n], or of convolutions
+    and pools [channels, height, width]; `layers.0.linear` the same before its activation, where it has one."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, layer in enumerate(layers):
+        shape: tuple[int, ...] = (layer.outputs,)
+        if isinstance(layer, (Conv, Pool)):
+            channels = layer.channels if isinstance(layer, Pool) else int(layer.weight.shape[3])
+            shape = (channels, *layer.out_size)
+        if getattr(layer, "activation", "identity") != "identity":
+            shapes[f"layers.{i}{BEFORE}"] = shape
+        shapes[f"layers.{i}"] = shape
+    return shapes
+
+
+def _picture(layer: Layer, rows: Floats) -> Floats:
+    """Rows of a layer of pictures with their channels first, as torch has them; others as they are."""
+    if not isinstance(layer, (Conv, Pool)):
+        return rows
+    return np.ascontiguousarray(rows.reshape(len(rows), *layer.out_size, -1).transpose(0, 3, 1, 2))
 
 
 def apply(layer: Layer, x: Floats) -> Floats:
@@ -144,7 +184,33 @@ def apply(layer: Layer, x: Floats) -> Floats:
             return np.concatenate(parts, axis=1)
         case Shared():
             return _chain(layer.layers, x.reshape(len(x) * layer.count, -1)).reshape(len(x), -1)
+        case Tree():
+            return layer.rows[leaf_of(layer, x)]
+        case Sparse():
+            return layer.offset + sums(layer.terms, x)
     raise TypeError(f"a {layer.kind} layer needs memory")
+
+
+def sums(terms: Terms, x: Floats) -> Floats:
+    """[B, S] sums of a few terms, added one after the other, so that other runtimes can repeat every rounding."""
+    if terms.filled:
+        x = np.concatenate([x, np.zeros((len(x), 1), np.float32)], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite observations: NaN, which goes right
+        total: Floats = x[:, terms.place[0]] * terms.weight[0]
+        for place, weight in zip(terms.place[1:], terms.weight[1:], strict=True):
+            total += x[:, place] * weight
+    return total
+
+
+def leaf_of(tree: Tree, x: Floats) -> NDArray[np.int64]:
+    """[B] the leaf that each row reaches."""
+    left = sums(tree.terms, x) <= tree.threshold
+    children, rows = np.array(tree.children), np.arange(len(x))
+    node = children[0, 1 - left[:, 0].astype(np.int64)]
+    while (asked := node >= 0).any():
+        at = np.maximum(node, 0)
+        node = np.where(asked, children[at, 1 - left[rows, at].astype(np.int64)], node)
+    return ~node
 
 
 def _chain(layers: Sequence[Layer], x: Floats) -> Floats:

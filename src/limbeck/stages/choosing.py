@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,10 @@ from limbeck import (
     seeding,
     storage,
 )
-from limbeck.contracts import Blueprint, Policy
+from limbeck.contracts import Blueprint, Floats, Policy
 from limbeck.polish import evolution
 from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.stages import growing, values
 from limbeck.stages.scene import Progress, Scene
 from limbeck.students.family import Family
 from limbeck.students.grammar import MemberSpec, parse
@@ -34,8 +35,8 @@ def race(here: Scene, family: Family, done: Progress, rows: list[dict[str, Any]]
     first = done.round * settings.episodes
     scores, steps = scored(here, family, "race", first, settings.episodes)
     kept: list[str] = []
-    for rowed in family.stacks:
-        ranked = sorted((m.name for m in rowed.members), key=lambda name: (-scores[name], name))
+    for members in family.sizes:
+        ranked = sorted((m.name for m in members), key=lambda name: (-scores[name], name))
         kept += ranked[: max(1, math.ceil(len(ranked) / 2))]
     rows += [
         {"stage": "race", "round": done.round - 1, "env_steps": done.collection_steps, "member": name,
@@ -68,11 +69,12 @@ class Chosen:
 def choose(here: Scene, family: Family) -> tuple[list[Chosen], dict[str, Any]]:
     """The best member of each size on selection seeds, largest first."""
     run = here.run
+    growing.settle(here, family)
 
     def compute() -> dict[str, Any]:
         scores, steps = scored(here, family, "select", 0, run.recipe.race.final_episodes)
-        best = [max((m.name for m in rows.members), key=lambda name: (scores[name], name)) for rows in family.stacks]
-        return {"scores": scores, "winners": best, "race_steps": steps}
+        best = [max((m.name for m in members), key=lambda name: (scores[name], name)) for members in family.sizes]
+        return {"scores": scores, "winners": best, "race_steps": steps + growing.race_steps(here, family)}
 
     record = run.record("choice", compute)
     members = {member.name: member for member in family.members}
@@ -120,18 +122,24 @@ def polish(here: Scene, family: Family, chosen: Sequence[Chosen]) -> tuple[list[
     return finished, Cost(steps, seconds)
 
 
+def _trained(family: Family, name: str, task: str) -> tuple[Callable[[Any], Policy], Floats]:
+    """(weights [P] -> policy, their scales [P]) of a member of a stack."""
+    stack, normaliser = family.stack_of(name), family.normalisers.get(task)
+
+    def build(weights: Any) -> Policy:
+        return NumpyPolicy(stack.freeze(weights, task, normaliser, name))
+
+    return build, evolution.scales(stack.shapes, family.row(name))
+
+
 def _search(here: Scene, family: Family, one: Chosen, target: float) -> tuple[evolution.Search, float]:
     """The evolution of one member, from its newest checkpoint to its end, and the seconds it took in all."""
     run, settings, name = here.run, here.run.recipe.polish, one.member.name
-    stack, theta = family.stack_of(name), family.row(name)
-    normaliser = family.normalisers.get(here.task.name)
-
-    def build(weights: Any) -> Policy:
-        return NumpyPolicy(stack.freeze(weights, here.task.name, normaliser, name))
-
+    theta = family.row(name)
+    build, scale = growing.searched(family, name, here.task.name) or _trained(family, name, here.task.name)
     field = evolution.Field(
-        here.task, build, evolution.scales(stack.shapes, theta), here.seed, [member.name for member in parse(run.recipe.students)].index(name),
-        settings.pairs, settings.episodes, settings.sigma, settings.learning_rate, settings.validate_every, settings.validation_episodes,
+        here.task, build, scale, here.seed, [member.name for member in parse(run.recipe.students)].index(name),
+        settings.pairs, settings.episodes, settings.sigma, settings.learning_rate, settings.validate_every, settings.validation_episodes, values.shaping(run.recipe, here.teacher),
     )  # fmt: skip
     stage = f"polish-{name}"
     found = runs.load_checkpoint(run.folder, stage, run.tell)

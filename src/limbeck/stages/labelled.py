@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from limbeck.contracts import Policy, Rate, Task
 from limbeck.objective import Term
 from limbeck.proof import labels
 from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.stages import knowledge
 from limbeck.stages.scene import Scene
 from limbeck.students.family import Family
 from limbeck.tasks import DatasetTask
@@ -17,13 +20,13 @@ from limbeck.tasks import DatasetTask
 def losses(here: Scene, family: Family, terms: Sequence[Term], temperature: float) -> dict[str, dict[str, float]]:
     """Member -> kd_loss and hard_loss on the training rows, validation_loss and its parts on the validation rows.
 
-    Nothing for tasks without labels.
+    Of the losses those that look at answers alone. Nothing for tasks without labels.
     """
-    if not isinstance(here.task, DatasetTask):
+    terms = [term for term in terms if knowledge.of_answers(term)]
+    if not isinstance(here.task, DatasetTask) or not terms:
         return {}
-    parts = {
-        part: labels.held_out(here.teacher.policy, here.task, part, temperature) for part in ("train", "validation")
-    }
+    scalars = {"temperature": torch.tensor(temperature), **knowledge.constants(here.run.recipe)}
+    parts = {part: labels.held_out(here.teacher.policy, here.task, part, scalars) for part in ("train", "validation")}
     found: dict[str, dict[str, float]] = {}
     for member in family.members:
         student = NumpyPolicy(family.blueprint(member.name, here.task.name))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,20 +22,22 @@ from limbeck import (
 from limbeck.collection import Collected, Plan
 from limbeck.contracts import Policy
 from limbeck.dataset import Dataset, open_dataset
+from limbeck.imitation import Table
 from limbeck.objective import Term
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.settings import TIMED_ROUNDS, CollectSettings, ImitateSettings, Recipe
-from limbeck.stages import knowledge, labelled
+from limbeck.settings import TIMED_ROUNDS, ImitateSettings
+from limbeck.stages import driving, growing, inheriting, knowledge, labelled, rollouts, stopping, tuning, values
 from limbeck.stages.choosing import race
 from limbeck.stages.scene import Progress, Scene
 from limbeck.stages.views import port_of
 from limbeck.students import family as families
+from limbeck.students import together
 from limbeck.students.family import Family
 from limbeck.students.grammar import parse
 from limbeck.students.stack import Stack
 from limbeck.tasks import RecordedTask
 
-ROUND_STAGES = ("collect", "imitate", "race")
+ROUND_STAGES = ("collect", "imitate", "race", "driving", "stopping", "population")
 
 
 # ---------------------------------------------------------------- the family before its first round
@@ -49,7 +52,10 @@ def new_family(here: Scene) -> Family:
     def owned(stack: Stack) -> dict[str, tuple[int, ...]]:
         return objective.owned(terms, stack.hidden_shapes(here.task.name), knowledge.feature_shapes(here, terms))
 
-    return families.build(parse(recipe.students), {here.task.name: port}, recipe.seed, owned)
+    trained = inheriting.trained(recipe.imitate)
+    family = families.build(parse(recipe.students), {here.task.name: port}, recipe.seed, owned, trained)
+    tuning.begin(recipe, family, terms, here.teacher.policy.head)
+    return family
 
 
 def terms_for(here: Scene) -> tuple[Term, ...]:
@@ -57,26 +63,6 @@ def terms_for(here: Scene) -> tuple[Term, ...]:
     imitate = here.run.recipe.imitate
     weight, scale = losses.weights.chosen(imitate.hard_weight, imitate.task_weight, imitate.kd_weight)
     return objective.mixture(objective.parse(imitate.loss, here.teacher.policy.head), weight, scale)
-
-
-def round_plan(here: Scene, number: int, rounds: int) -> Plan:
-    """Who drives round `number`. Lanes are so few that each lasts about one of the teacher's episodes."""
-    settings = here.run.recipe.collect
-    budget, most = here.run.recipe.env_steps, _affordable_rounds(here.run.recipe)
-    steps = settings.steps if budget is None or most is None else budget // most
-    lanes = max(1, min(settings.slots, round(steps / max(here.teacher_steps, 1.0))))
-    driver = "teacher" if number < settings.teacher_rounds else settings.driver
-    return Plan(
-        steps, lanes, driver,
-        beta=max(0.0, 1.0 - number / settings.beta_rounds),
-        trust=_trust(settings, number / max(rounds, 1)),
-        random_share=settings.random_share,
-        teacher_mode=here.mode,
-    )  # fmt: skip
-
-
-def _trust(settings: CollectSettings, share: float) -> float:
-    return settings.trust * max(0.0, 1.0 - share / settings.trust_share) if settings.trust_share else 0.0
 
 
 # ---------------------------------------------------------------- collect <> imitate
@@ -90,25 +76,30 @@ def imitate_rounds(here: Scene) -> tuple[Family, Progress]:
         family.from_arrays(found[1])
         done = replace(Progress(**found[2]["progress"]), rounds=done.rounds)
         run.tell("imitate", f"continuing after round {done.round} of {done.rounds or '?'}")
-    shards = done.round if here.records is None else min(done.round, 1)  # recordings are one shard
+    else:
+        growing.announce(here, family)
+    shards = sum(driving.plays(here, number) for number in range(done.round))
     data = open_dataset(run.folder / "dataset", here.task.name, shards)
     runs.drop_metrics(run.folder, lambda row: row["stage"] in ROUND_STAGES and row["round"] >= done.round)
-    while not done.rounds or done.round < done.rounds:
+    while not done.stopped and (not done.rounds or done.round < done.rounds):
         done = _one_round(here, family, data, terms, done)
-    return family, done
+    stopping.tell_capacity(here, done)
+    judged = _judged(here, family)
+    judged.settle()  # from here on every member is polished and shipped on its own
+    return judged, done
+
+
+def _judged(here: Scene, family: Family) -> Family:
+    """The family with the weights that are raced, chosen and shipped."""
+    return stopping.evaluated(family, keep_best=here.run.recipe.imitate.keep_best)
 
 
 def _planned_rounds(here: Scene) -> int:
     recipe = here.run.recipe
-    most = _affordable_rounds(recipe)
+    most = driving.affordable_rounds(recipe)
     if recipe.seconds is not None and (most is None or most > TIMED_ROUNDS):
         return recipe.seconds_rounds or 0
     return recipe.imitate.rounds if most is None else most
-
-
-def _affordable_rounds(recipe: Recipe) -> int | None:
-    """Equal rounds of at most collect.steps that use up the budget of environment steps; None without one."""
-    return None if recipe.env_steps is None else math.ceil(recipe.env_steps / recipe.collect.steps)
 
 
 def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term], done: Progress) -> Progress:
@@ -117,8 +108,11 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     students = [NumpyPolicy(family.blueprint(member.name, here.task.name)) for member in family.members]
     timed = recipe.seconds is not None and number < TIMED_ROUNDS  # their pace must not depend on the time they take
     horizon = recipe.imitate.rounds if timed else done.rounds
-    plan = replace(round_plan(here, number, horizon), temperature=done.temperature)
-    if (collected := _collected(here, students, plan, number)) is not None:
+    plan = driving.plan(here, done, number, horizon)
+    if rollouts.wanted(terms):
+        plan = replace(plan, members=rollouts.places(recipe, family))
+    asked = knowledge.asked(here, terms)
+    if (collected := _collected(here, asked, students, plan, number)) is not None:
         data.add(number, collected.columns, {"driver": plan.driver, "env_steps": collected.env_steps})
         done = replace(
             done, collection_steps=done.collection_steps + collected.env_steps,
@@ -128,39 +122,33 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     if number == 0:
         family.normalisers[here.task.name] = imitation.normaliser_of(data, port)
         temperature = _temperature(here, data)
-    known, done = knowledge.labels(here, family, data, terms, done)  # what the losses need beyond the teacher's rows
-    table = imitation.table(
-        data, port, here.teacher.policy.head, family.normalisers[here.task.name], temperature, known
-    )
-    trained = len(family.members)
+    table, done = _table(here, family, data, terms, done, temperature)
+    done, measured = stopping.before(here, family, data, table, terms, done)
+    if number == 0:
+        inheriting.begin(here, family, table)
+    updates = together.updates(family.stacks, here.seed, number, recipe.imitate.gradient_steps)
     mean_losses = imitation.imitate(
         family, {here.task.name: table}, terms, _pace(recipe.imitate, number, horizon), number, here.seed
     )
+    mean_losses |= growing.round_of(here, family, data, table, number)
     done = replace(
         done, round=number + 1, temperature=temperature,
-        gradient_steps=done.gradient_steps + recipe.imitate.gradient_steps * trained,
+        gradient_steps=done.gradient_steps + updates,
     )  # fmt: skip
+    done, more = stopping.after(here, family, data, table, terms, done)
     held = labelled.losses(here, family, terms, temperature)
-    rows = [{"stage": "collect", "round": number, "env_steps": done.collection_steps, "driver": plan.driver}]
-    rows += [
-        {
-            "stage": "imitate",
-            "round": number,
-            "env_steps": done.collection_steps,
-            "member": k,
-            "loss": v,
-            **held.get(k, {}),
-        }
-        for k, v in mean_losses.items()
-    ]
-    if done.round in recipe.race.rounds and done.round < horizon:
-        raced, steps = race(here, family, done, rows)
+    rows = _lines(done, plan, mean_losses, held)
+    rows[1:1] = [*measured, *more]
+    if done.round in recipe.race.rounds and done.round < horizon and not done.stopped:
+        raced, steps = race(here, _judged(here, family), done, rows)
         family.keep(raced)
         done = replace(done, race_steps=done.race_steps + steps)
+    if tuning.due(recipe, done, horizon) and not done.stopped:
+        done = tuning.exploit(here, family, _judged(here, family), done, rows)
     done = replace(done, seconds=done.seconds + time.perf_counter() - begin)
     if not done.rounds and done.round >= TIMED_ROUNDS:
         rounds = _rounds_in_time(done, recipe.seconds or 0.0)
-        done = replace(done, rounds=min(rounds, _affordable_rounds(recipe) or rounds))
+        done = replace(done, rounds=min(rounds, driving.affordable_rounds(recipe) or rounds))
         runs.fix_rounds(here.run, done.rounds)
     storage.append_metrics(here.run.folder, rows)
     runs.save_checkpoint(here.run.folder, "round", number, family.to_arrays(), {"progress": done})
@@ -169,14 +157,43 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     return done
 
 
-def _collected(here: Scene, students: Sequence[Policy], plan: Plan, number: int) -> Collected | None:
+def _table(
+    here: Scene, family: Family, data: Dataset, terms: Sequence[Term], done: Progress, temperature: float
+) -> tuple[Table, Progress]:
+    """All rows so far with what the losses need beyond the teacher's, and the progress with what that cost."""
+    known, done = knowledge.labels(here, family, data, terms, done)
+    port, normaliser = family.ports[here.task.name], family.normalisers[here.task.name]
+    table = imitation.table(data, port, here.teacher.policy.head, normaliser, temperature, known)
+    done = replace(done, gap=float(known["gap"])) if "gap" in known else done
+    return replace(table, held=stopping.held_out(data, here.run.recipe.imitate.validation_share)), done
+
+
+def _lines(
+    done: Progress, plan: Plan, mean_losses: Mapping[str, float], held: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """The round's lines of metrics.jsonl."""
+    common = {"round": done.round - 1, "env_steps": done.collection_steps}
+    rows: list[dict[str, Any]] = [{"stage": "collect", **common, "driver": plan.driver}]
+    rows += [
+        {"stage": "imitate", **common, "member": name, "loss": loss, **held.get(name, {})}
+        for name, loss in mean_losses.items()
+    ]
+    return rows
+
+
+def _collected(here: Scene, teacher: Policy, students: Sequence[Policy], plan: Plan, number: int) -> Collected | None:
     """The round's new rows: played, or in the first round all the recorded ones there are to learn from."""
-    if here.records is None:
-        return collection.collect(here.task, here.teacher.policy, students, plan, number, here.seed)
-    if number > 0:
+    if not driving.plays(here, number):
         return None
+    if here.records is None:
+        played = collection.collect(here.task, teacher, students, plan, number, here.seed)
+        if plan.members:
+            gamma = values.discount(here.run.recipe, here.teacher)
+            columns = rollouts.finished(played.columns, teacher.head, plan.temperature, gamma)
+            return replace(played, columns=columns)
+        return played
     rows = here.task.train_rows if isinstance(here.task, RecordedTask) else np.arange(here.records.rows)
-    return collection.recorded(here.task, here.records, rows, here.teacher.policy)
+    return collection.recorded(here.task, here.records, rows, teacher)
 
 
 def _rounds_in_time(done: Progress, seconds: float) -> int:
@@ -199,5 +216,6 @@ def _pace(settings: ImitateSettings, number: int, rounds: int) -> imitation.Pace
     rate = imitation.cosine(settings.learning_rate, settings.final_learning_rate, number / max(rounds - 1, 1))
     return imitation.Pace(
         settings.gradient_steps, settings.batch, rate, settings.gradient_clip, settings.sequence, settings.burn_in,
-        share=number / max(rounds - 1, 1),
+        share=number / max(rounds - 1, 1), priority=settings.priority, regularising=stopping.regularising(settings),
+        assistant=settings.assistant,
     )  # fmt: skip

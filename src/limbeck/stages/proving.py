@@ -28,6 +28,7 @@ from limbeck.reporting.reading import build
 from limbeck.runtimes.compiled_c import CPolicy
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.runtimes.shadow import Shadowed
+from limbeck.stages import critics
 from limbeck.stages.choosing import Chosen
 from limbeck.stages.scene import Scene
 from limbeck.tasks import RecordedTask
@@ -121,8 +122,8 @@ def _measured(
                 shadowed, here.teacher.policy, here.task, why, seeds, bounds, recipe.prove, member=name, played_by=played_by, run_seed=here.seed,
             )  # fmt: skip
             if why.teacher_returns is None:
-                fidelity = proof.fidelity(main, here.teacher.policy, here.task, seeds)
-                found = replace(found, fidelity=fidelity.values)
+                fidelity, _ = critics.watched(here, main, seeds)
+                found = replace(found, fidelity=fidelity.values, sources=fidelity.sources)
             told = {played_by: "not proved"}
             for target, _ in others:
                 different = shadowed.different[target]
@@ -171,9 +172,10 @@ def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: 
         notes[target] = (
             f"{own.verdict}, its own proof over {own.episodes} episodes: it acted differently in {shadowed.different[target]} rows"
         )
-    fidelity = proof.fidelity(main, here.teacher.policy, here.task, fidelity_seeds(here.task, here.seed))
+    fidelity, erred = critics.watched(here, main, fidelity_seeds(here.task, here.seed))
     return {
-        "proof": replace(found, fidelity=fidelity.values),
+        "proof": replace(found, fidelity=fidelity.values, sources=fidelity.sources),
+        **erred,
         "others": proofs,
         "notes": notes,
         "env_steps": steps + fidelity.env_steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from limbeck.contracts import Evaluation, Mode, Task, Teacher
@@ -83,8 +83,15 @@ class Progress:
     round: int = 0  # rounds finished
     rounds: int = 0  # rounds in all; 0 while a time limit has not become a number yet
     temperature: float = 1.0
+    gap: float = 1.0  # mean spread of the action values that losses were given, over the rows so far
     collection_steps: int = 0
     teacher_queries: int = 0
     gradient_steps: int = 0  # times members trained
+    critic_fits: int = 0  # times the critic's members
     race_steps: int = 0
     seconds: float = 0.0
+    driver: str = ""  # what collect.driver=auto decided
+    fresh: dict[str, list[float]] = field(default_factory=dict)  # member -> loss on each round's new student states
+    taught: dict[str, list[float]] = field(default_factory=dict)  # member -> loss on the teacher's states, with auto
+    best: dict[str, int] = field(default_factory=dict)  # member -> its best validated round
+    stopped: str = ""  # why the remaining rounds were skipped

@@ -26,6 +26,7 @@ from limbeck.stages import blindness, labelled
 from limbeck.stages.choosing import Chosen, Cost
 from limbeck.stages.proving import Proved, unprovable
 from limbeck.stages.scene import Progress, Scene
+from limbeck.students.trees import formulas
 from limbeck.tasks import RecordedTask
 
 
@@ -109,6 +110,8 @@ def conclude(
         teacher_queries=imitated.teacher_queries
         + (here.task.records.rows if isinstance(here.task, RecordedTask) else 0),
         gradient_steps=imitated.gradient_steps,
+        critic_fits=imitated.critic_fits,
+        critic_steps=played * sum(record.get("critic_steps", 0) for record in records),
         seconds=imitated.seconds + polished.seconds + sum(float(record["seconds"]) for record in records),
         peak_memory_bytes=machine.peak_memory_bytes(),
         other_steps=played * sum(record.get("other_steps", 0) for record in records),  # only some stages have any
@@ -146,7 +149,7 @@ def _member(one: Chosen, artifacts: Sequence[Artifact], proved: Proved) -> Membe
     smallest = min((a.size_bytes for a in artifacts), default=4 * one.blueprint.parameters)
     return MemberReport(
         name, one.member.architecture.spec, one.member.seed, one.blueprint.parameters, smallest, one.blueprint.multiply_adds,
-        proved.proofs.get(name), proved.latency[name], shown, one.polished,
+        proved.proofs.get(name), proved.latency[name], shown, one.polished, formulas.formula(one.blueprint),
     )  # fmt: skip
 
 

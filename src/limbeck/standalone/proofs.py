@@ -12,7 +12,7 @@ from limbeck.contracts import Proof
 from limbeck.errors import StorageError, printable
 from limbeck.reporting.reading import build
 from limbeck.runs import RESULT, Tell
-from limbeck.stages import proving
+from limbeck.stages import critics, proving
 from limbeck.standalone.duels import PROOF, Asked, Duel, from_files, from_run
 
 PILOT_EPISODES = 32
@@ -57,14 +57,15 @@ def _played(duel: Duel, previous: Proof | None) -> tuple[Proof, int]:
         cache=proof.ReturnCache(duel.returns, duel.claims["teacher"]), previous=previous,
     )  # fmt: skip
     steps, fidelity = found.env_steps - (previous.env_steps if previous is not None else 0), {}
+    sources = {} if previous is None else dict(previous.sources)
     if previous is not None:
         fidelity = dict(previous.fidelity)
     elif duel.own:
         seeds = proving.fidelity_seeds(duel.task, duel.seed)
-        seen = proof.fidelity(duel.student, duel.teacher.policy, duel.task, seeds)
-        fidelity, steps = dict(seen.values), steps + seen.env_steps
+        seen = critics.named(duel.teacher, proof.fidelity(duel.student, duel.teacher.policy, duel.task, seeds))
+        fidelity, sources, steps = dict(seen.values), dict(seen.sources), steps + seen.env_steps
     alone = duel.run is not None and not duel.own
-    return replace(found, fidelity=fidelity, reason=found.reason + ALONE * alone), steps
+    return replace(found, fidelity=fidelity, sources=sources, reason=found.reason + ALONE * alone), steps
 
 
 def _stored(duel: Duel, tell: Tell) -> Proof | None:

@@ -5,21 +5,31 @@ cnn:16k3:64x32:tanh        one convolution, dense 64 and 32, tanh throughout
 cnn:16k3                   straight to the head
 cnn:16k3:32-gru16          dense 32, then a GRU of 16
 conv1d:16k5s2-16k3:32      convolutions along the history, then dense 32
+mlp:64x64:r8               dense layers as products of rank 8, where that makes them smaller; also cnn:16k3:64:r8
+nested:64x64               one set of weights for the widths 64, 32, 16, 8 and 4, each a member: nested-64x64-w16-s0
+nested:64x64:w16           that width alone
+tree:leaves=16             a decision tree of at most 16 leaves, each split reading one number; tree:depth=6 bounds the questions
+oblique:leaves=8           splits may read several numbers; oblique:depth=3
+rule:3                     a linear controller of at most 3 numbers, found among all; ternary:3 with weights 1 and -1 alone
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from limbeck.contracts import ACTIVATIONS
 from limbeck.errors import InputError, nearest, printable
 
-KINDS = ("linear", "mlp", "gru", "cnn", "conv1d")
+GROWN = ("tree", "oblique", "rule", "ternary")  # found by search in the collected rows, not by gradient steps
+KINDS = ("linear", "mlp", "nested", "gru", "cnn", "conv1d", *GROWN)
 MAX_WIDTH, MAX_LAYERS, MAX_SEEDS, MAX_KERNEL = 8192, 16, 256, 1024
+MAX_LEAVES, MAX_DEPTH, MAX_NUMBERS = 4096, 12, 256
+NARROWEST = 4  # of nested widths
+A_RANK, A_WIDTH = "a rank such as r8, ", "a width such as w16, "
 MAX_NAME = 200  # characters: file systems allow 255, and files are named after members
-EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, each with @SEEDS"
+EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,11 @@ class Architecture:
     filters: tuple[Filters, ...] = ()
     compact: int = 0  # channels of the linear 1x1 convolution after the others; 0: none
     memory: int = 0  # numbers the GRU carries; 0: none
+    rank: int = 0  # of dense layers written as products of two; 0: whole
+    whole: tuple[int, ...] = ()  # nested: dense layers of the widest network, of which `widths` are a slice
+    leaves: int = 0  # at most, of a tree; 0: bounded by its depth
+    depth: int = 0  # questions on a tree's longest path, at most; 0: bounded by its leaves
+    numbers: int = 0  # of a rule: weights and biases that are not zero, at most
 
     @property
     def spec(self) -> str:
@@ -53,18 +68,39 @@ class Architecture:
             return "linear"
         if self.kind == "gru":
             return f"gru:{self.memory}"
+        if self.kind in ("tree", "oblique"):
+            return f"{self.kind}:leaves={self.leaves}" if self.leaves else f"{self.kind}:depth={self.depth}"
+        if self.kind in ("rule", "ternary"):
+            return f"{self.kind}:{self.numbers}"
         sizes = "x".join(map(str, self.widths))
         if self.kind == "mlp":
             parts = [sizes]
+        elif self.kind == "nested":
+            parts = ["x".join(map(str, self.whole)), f"w{self.widths[0]}"]
         else:
             readout = [f"cp{self.compact}"] * bool(self.compact) + [sizes] * bool(sizes)
             readout += [f"gru{self.memory}"] * bool(self.memory)
             parts = ["-".join(f.spec for f in self.filters), *["-".join(readout)] * bool(readout)]
+        parts += [f"r{self.rank}"] * bool(self.rank)
         return ":".join([self.kind, *parts, *[self.activation] * (self.activation != "relu")])
 
     @property
     def recurrent(self) -> bool:
         return self.memory > 0
+
+    @property
+    def grown(self) -> bool:
+        """Whether it is found by search (trees, rules) instead of gradient steps."""
+        return self.kind in GROWN
+
+    @property
+    def nest(self) -> tuple[Architecture, ...]:
+        """All widths of a nested network, widest first, halved as long as no layer falls below four; () for others."""
+        if self.kind != "nested":
+            return ()
+        halvings = range(min(self.whole).bit_length())
+        widths = [tuple(size >> n for size in self.whole) for n in halvings]
+        return tuple(replace(self, widths=w) for w in widths if w == self.whole or min(w) >= NARROWEST)
 
 
 @dataclass(frozen=True)
@@ -84,12 +120,13 @@ def parse(texts: Sequence[str]) -> tuple[MemberSpec, ...]:
     """
     members: list[MemberSpec] = []
     for text in texts:
-        architecture, seeds = _parse_one(str(text))
-        stem = architecture.spec.replace(":", "-")
-        if len(stem) > MAX_NAME:
-            raise _bad(text, f"its name is {len(stem)} characters, longer than a folder's may be ({MAX_NAME})")
-        taken = sum(m.architecture == architecture for m in members)
-        members += [MemberSpec(f"{stem}-s{taken + i}", architecture, taken + i) for i in range(seeds)]
+        given, seeds = _parse_one(str(text))
+        for architecture in given.nest if given.kind == "nested" and not given.widths else (given,):
+            stem = architecture.spec.replace(":", "-").replace("=", "")
+            if len(stem) > MAX_NAME:
+                raise _bad(text, f"its name is {len(stem)} characters, longer than a folder's may be ({MAX_NAME})")
+            taken = sum(m.architecture == architecture for m in members)
+            members += [MemberSpec(f"{stem}-s{taken + i}", architecture, taken + i) for i in range(seeds)]
     if not members:
         raise InputError(f"no students were asked for. Allowed: {EXAMPLES}.")
     return tuple(members)
@@ -105,15 +142,56 @@ def _parse_one(text: str) -> tuple[Architecture, int]:
         if fields:
             raise _bad(text, "linear takes no sizes")
         return Architecture("linear"), seeds
+    if kind in GROWN:
+        return _grown(text, kind, fields), seeds
+    rank = 0
+    if kind in ("mlp", "cnn", "conv1d") and (ranked := [f for f in fields[1:] if re.fullmatch(r"r[0-9]+", f)]):
+        rank = _number(text, ranked[0][1:], 1, MAX_WIDTH)
+        fields.remove(ranked[0])
     most = {"mlp": 2, "gru": 1}.get(kind, 3)
     if not fields or len(fields) > most:
         raise _bad(text, f"{kind} needs its sizes" if not fields else "too many parts")
     if kind == "gru":
         return Architecture("gru", memory=_sizes(text, fields[0], 1)[0]), seeds
     if kind == "mlp":
-        activation = _activation(text, fields[1]) if len(fields) == 2 else "relu"
-        return Architecture("mlp", _sizes(text, fields[0], MAX_LAYERS), activation), seeds
-    return _convolutional(text, kind, fields), seeds
+        activation = _activation(text, fields[1], "" if rank else A_RANK) if len(fields) == 2 else "relu"
+        return Architecture("mlp", _sizes(text, fields[0], MAX_LAYERS), activation, rank=rank), seeds
+    if kind == "nested":
+        return _nested(text, fields), seeds
+    return replace(_convolutional(text, kind, fields), rank=rank), seeds
+
+
+def _grown(text: str, kind: str, fields: Sequence[str]) -> Architecture:
+    """leaves=N or depth=N of trees; the most numbers of rules."""
+    if len(fields) != 1:
+        raise _bad(text, f"{kind} needs one size")
+    if kind in ("rule", "ternary"):
+        return Architecture(kind, numbers=_number(text, fields[0], 1, MAX_NUMBERS))
+    what, _, size = fields[0].partition("=")
+    if what == "leaves":
+        return Architecture(kind, leaves=_number(text, size, 2, MAX_LEAVES))
+    if what == "depth":
+        return Architecture(kind, depth=_number(text, size, 1, MAX_DEPTH))
+    raise _bad(text, f"{printable(fields[0])!r} is neither leaves=N nor depth=N")
+
+
+def _nested(text: str, fields: Sequence[str]) -> Architecture:
+    """SIZES[:wWIDTH][:ACTIVATION]; without a width all of them are meant, and `widths` is empty."""
+    whole, rest = _sizes(text, fields[0], MAX_LAYERS), list(fields[1:])
+    width = rest.pop(0) if rest and re.fullmatch(r"w[0-9]+", rest[0]) else ""
+    if any(re.fullmatch(r"r[0-9]+", part) for part in rest):
+        raise _bad(text, "nested takes no rank, its widths are slices of whole layers")
+    if len(rest) > 1:
+        raise _bad(text, f"{printable(rest[0])!r} is no width such as w16")
+    activation = _activation(text, rest[0], "" if width else A_WIDTH) if rest else "relu"
+    nested = Architecture("nested", activation=activation, whole=whole)
+    if not width:
+        return nested
+    for one in nested.nest:
+        if one.widths[0] == int(width[1:]):
+            return one
+    allowed = ", ".join(f"w{one.widths[0]}" for one in nested.nest)
+    raise _bad(text, f"it has no {printable(width)}, its widths are {allowed}")
 
 
 def _convolutional(text: str, kind: str, fields: Sequence[str]) -> Architecture:
@@ -133,7 +211,7 @@ def _convolutional(text: str, kind: str, fields: Sequence[str]) -> Architecture:
     if len(readout) > 1:
         raise _bad(text, "a readout is at most one cpN, then dense sizes such as 64x32, then one gruN")
     widths = _sizes(text, readout[0], MAX_LAYERS) if readout else ()
-    return Architecture(kind, widths, _activation(text, rest[0]) if rest else "relu", filters, compact, memory)
+    return Architecture(kind, widths, _activation(text, rest[0], A_RANK) if rest else "relu", filters, compact, memory)
 
 
 def _filters(text: str, part: str) -> Filters:
@@ -155,9 +233,12 @@ def _sizes(text: str, part: str, most: int) -> tuple[int, ...]:
     return widths
 
 
-def _activation(text: str, name: str) -> str:
-    if name not in ACTIVATIONS or name == "identity":
-        raise _bad(text, f"unknown activation {printable(name)!r}{nearest(name, ACTIVATIONS).rstrip('.')}")
+def _activation(text: str, name: str, other: str = "") -> str:
+    """The activation; `other` says what else might have stood in its place."""
+    known = [one for one in ACTIVATIONS if one != "identity"]
+    if name not in known:
+        there = f"Allowed there: {other}{', '.join(known)}"
+        raise _bad(text, f"unknown activation {printable(name)!r}{nearest(name, known)} {there}")
     return name
 
 

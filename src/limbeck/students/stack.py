@@ -9,7 +9,7 @@ the convolutions and the first dense layer, or a GRU's weights on its input.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,12 @@ import torch
 
 from limbeck import blueprints, seeding
 from limbeck.contracts import Blueprint, Dense, Floats, Gru, Layer, Normaliser, Shared
+from limbeck.errors import InputError
 from limbeck.students.activations import ACTIVATE
 from limbeck.students.convolution import Front, front_of
 from limbeck.students.grammar import Architecture, MemberSpec
 from limbeck.students.port import Port, check_port
+from limbeck.students.weave import Weave
 
 __all__ = ["Port", "Seen", "Stack"]
 
@@ -37,19 +39,27 @@ class Seen:
 class Stack:
     """The layout of theta for one architecture on some tasks, and the forward pass over all its rows.
 
-    A row of theta is the policy's P numbers, then the losses' own (`owned`), which freezing leaves behind.
+    A row of theta is the policy's P numbers, then the losses' own (`owned`), which freezing leaves behind; with a
+    `weave` it is the numbers that such rows are made from (nested widths, adapters).
     """
 
     def __init__(
-        self, architecture: Architecture, ports: Mapping[str, Port], owned: Mapping[str, tuple[int, ...]] | None = None
+        self,
+        architecture: Architecture,
+        ports: Mapping[str, Port],
+        owned: Mapping[str, tuple[int, ...]] | None = None,
+        weave: Weave | None = None,
     ) -> None:
         self.architecture, self.ports, self.owned = architecture, dict(ports), dict(owned or {})
+        self.weave = weave
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._fronts: list[Front | None] = []
         for i, port in enumerate(ports.values()):
             check_port(port, architecture)
             self._fronts.append(front_of(architecture, port.spec.observation_space, port.view, port.row, port.agents))
             self._layout(i, port)
+        if architecture.rank and not any(name.endswith(".down.weight") for name in self.shapes):
+            raise _nothing_smaller(architecture)
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
         self._index = {task: i for i, task in enumerate(ports)}
 
@@ -82,7 +92,7 @@ class Stack:
             self.shapes |= front.shapes(f"stem{i}")
             width = front.outputs
         for layer, size in enumerate(self.architecture.widths):
-            self.shapes |= _dense(_name(i, layer), width, size)
+            self.shapes |= _layer(_name(i, layer), width, size, self.architecture.rank)
             width = size
         if memory:
             self.shapes |= _dense(_name(i, len(self.architecture.widths)), width, 3 * memory)
@@ -92,24 +102,56 @@ class Stack:
 
     def initial(self, members: list[MemberSpec], run_seed: int) -> torch.Tensor:
         """theta [K, P]: uniform in +-1/sqrt(fan in), zero bias, a small head; a function of each member's name alone."""
-        rows = []
-        for member in members:
-            rng = seeding.generator(run_seed, "train", *member.name.encode())
-            parts = []
-            for name, shape in {**self.shapes, **self.owned}.items():
-                bound = (0.1 if name.startswith("head") else 1.0) / math.sqrt(math.prod(shape[:-1]))
-                parts.append(rng.uniform(-bound, bound, shape).reshape(-1) if len(shape) > 1 else np.zeros(shape[0]))
-            rows.append(np.concatenate(parts))
-        return torch.from_numpy(np.stack(rows).astype(np.float32))
+        fresh = self.fresh if self.weave is None else self.weave.fresh
+        return torch.from_numpy(np.stack([fresh(member, run_seed) for member in members]))
+
+    def fresh(self, member: MemberSpec, run_seed: int) -> Floats:
+        """[P + own] where a member begins."""
+        rng = seeding.generator(run_seed, "train", *member.name.encode())
+        parts = []
+        for name, shape in {**self.shapes, **self.owned}.items():
+            bound = (0.1 if name.startswith("head") else 1.0) / math.sqrt(math.prod(shape[:-1]))
+            parts.append(rng.uniform(-bound, bound, shape).reshape(-1) if len(shape) > 1 else np.zeros(shape[0]))
+        return np.concatenate(parts).astype(np.float32)
+
+    def plain(self, theta: torch.Tensor) -> torch.Tensor:
+        """Trained numbers [K, Q] -> [K, P + own], the rows of the policies they stand for."""
+        return theta if self.weave is None else self.weave.plain(theta)
+
+    @property
+    def trained(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of a row of theta, in order."""
+        return {**self.shapes, **self.owned} if self.weave is None else dict(self.weave.shapes)
+
+    def names(self, task: str) -> dict[str, str]:
+        """Hidden dense layers and the head, as losses and recipes name them, and how theta's tensors of each begin."""
+        i = self._index[task]
+        return {**{f"dense{n}": _name(i, n) for n in range(len(self.architecture.widths))}, "head": f"head{i}"}
+
+    def factorised(self, name: str) -> bool:
+        """Whether a dense layer is a product of two: `name`.down, then `name`."""
+        return f"{name}.down.weight" in self.shapes
+
+    def pack(self, arrays: Mapping[str, Floats]) -> Floats:
+        """The policy's tensors by name -> [P]."""
+        return np.concatenate([np.asarray(arrays[name], np.float32).reshape(-1) for name in self.shapes])
 
     def forward(self, theta: torch.Tensor, task: str, inputs: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
         """theta [K, P + own], inputs [T, B, O], first [T, B] -> [K, T, B, W]. Memoryless students ignore `first`."""
         return self.look(theta, task, inputs, first, maps=False).params
 
     def look(
-        self, theta: torch.Tensor, task: str, inputs: torch.Tensor, first: torch.Tensor | None, *, maps: bool = True
+        self,
+        theta: torch.Tensor,
+        task: str,
+        inputs: torch.Tensor,
+        first: torch.Tensor | None,
+        *,
+        maps: bool = True,
+        drop: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Seen:
-        """The forward pass with its hidden layers; `maps`: those of the convolutions too, which costs a copy."""
+        """The forward pass with its hidden layers; `maps`: those of the convolutions too, which costs a copy;
+        `drop` is applied to what each dense layer says, [K, N, F]."""
         members, (time, batch, _) = theta.shape[0], inputs.shape
         named = self._named(theta)
         i = self._index[task]
@@ -121,7 +163,11 @@ class Stack:
         else:
             hidden = front.forward(named, f"stem{i}", rows, seen if maps else None)
         for layer in range(depth):
-            hidden = ACTIVATE[self.architecture.activation](_affine(named, _name(i, layer), hidden))
+            name = _name(i, layer)
+            if self.architecture.rank and self.factorised(name):
+                hidden = _affine(named, f"{name}.down", hidden)
+            hidden = ACTIVATE[self.architecture.activation](_affine(named, name, hidden))
+            hidden = hidden if drop is None else drop(hidden)
             seen[f"dense{layer}"] = hidden
         if self.architecture.recurrent:
             if first is None:
@@ -134,6 +180,7 @@ class Stack:
         return Seen(params, shaped, {name: named[name] for name in self.owned})
 
     def _named(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        theta = self.plain(theta)
         shapes = {**self.shapes, **self.owned}
         parts = torch.split(
             theta, [math.prod(shape) for shape in shapes.values()], dim=1
@@ -159,6 +206,8 @@ class Stack:
     def freeze(self, row: Floats, task: str, normaliser: Normaliser | None, name: str) -> Blueprint:
         """One member on one task as plain arrays. Of a student of images the scale of the pixels is folded in already."""
         port, i = self.ports[task], self._index[task]
+        if self.weave is not None:
+            row = self.plain(torch.from_numpy(np.asarray(row)[None]))[0].numpy()
         arrays, position = {}, 0
         for (key, shape), size in zip(self.shapes.items(), self._sizes, strict=True):
             arrays[key] = np.array(
@@ -171,6 +220,8 @@ class Stack:
         layers: list[Layer] = [] if front is None else front.freeze(arrays, f"stem{i}")
         for layer in range(depth):
             key = _name(i, layer)
+            if self.factorised(key):
+                layers.append(Dense(arrays[f"{key}.down.weight"], arrays[f"{key}.down.bias"]))
             layers.append(Dense(arrays[f"{key}.weight"], arrays[f"{key}.bias"], self.architecture.activation))
         if self.architecture.recurrent:
             key = _name(i, depth)
@@ -195,6 +246,7 @@ class Stack:
             kept.mean[places], kept.scale[places] = mean, scale
             return kept
         key = _name(i, 0) if self.architecture.widths or self.architecture.memory else f"head{i}"
+        key = f"{key}.down" if self.factorised(key) else key
         weight, bias = arrays[f"{key}.weight"], arrays[f"{key}.bias"]
         weight[read], arrays[f"{key}.bias"] = blueprints.absorbed(weight[read], bias, mean, scale)
         return None
@@ -203,6 +255,20 @@ class Stack:
 def _name(i: int, layer: int) -> str:
     """The first layer after the convolutions reads a task's own numbers, the others are shared by all tasks."""
     return f"stem{i}" if layer == 0 else f"trunk{layer}"
+
+
+def _layer(name: str, width: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
+    """A dense layer, or two without an activation between them where `rank` (0: none) makes them fewer numbers."""
+    if not rank or rank * (width + size + 1) >= width * size:
+        return _dense(name, width, size)
+    return {**_dense(f"{name}.down", width, rank), **_dense(name, rank, size)}
+
+
+def _nothing_smaller(architecture: Architecture) -> InputError:
+    return InputError(
+        f"student {architecture.spec!r}: no dense layer becomes smaller as a product of rank {architecture.rank}. "
+        "Allowed: ranks below in x out / (in + out + 1) of some layer before the head; else leave the rank away."
+    )
 
 
 def _dense(name: str, width: int, size: int) -> dict[str, tuple[int, ...]]:

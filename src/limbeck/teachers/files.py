@@ -12,7 +12,7 @@ from typing import Protocol
 
 from limbeck.contracts import Blueprint, Spec, Teacher, TeacherInfo, View
 from limbeck.errors import InputError, printable
-from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.runtimes.numpy import NumpyPolicy, layer_shapes
 from limbeck.teachers.archive import Archive, is_zip
 
 MAX_FILE = 1024 * 2**20
@@ -129,7 +129,7 @@ def shape_facts(drawn: Blueprint) -> dict[str, object]:
     layers = ", ".join(f"{layer.kind} {layer.inputs}x{layer.outputs}" for layer in drawn.layers)
     return {
         "parameters": drawn.parameters, "head": drawn.head.kind, "layers": layers,
-        "normaliser": drawn.normaliser is not None,
+        "normaliser": drawn.normaliser is not None, "features": ", ".join(layer_shapes(drawn.layers)),
     }  # fmt: skip
 
 

@@ -24,11 +24,11 @@ def under_mask(teacher: Teacher, task: Spec) -> Teacher:
         return teacher  # what was recorded was allowed
     info = replace(teacher.info, notes=(*teacher.info.notes, NOTE))
     if teacher.blueprint is None:
-        return Teacher(MaskedPolicy(teacher.policy), info)
+        return replace(teacher, policy=MaskedPolicy(teacher.policy), info=info)
     if teacher.blueprint.view.mask is not None:
         return teacher
     drawn = replace(teacher.blueprint, view=replace(teacher.blueprint.view, mask=MASK))
-    return Teacher(NumpyPolicy(drawn), info, drawn)
+    return replace(teacher, policy=NumpyPolicy(drawn), info=info, blueprint=drawn)
 
 
 class MaskedPolicy:
@@ -52,4 +52,4 @@ class MaskedPolicy:
         output = self.inner(obs, state, first)
         allowed = tasks.allowed_actions(obs, self.head)
         params = output.params if allowed is None else distributions.masked(output.params, allowed)
-        return PolicyOutput(params, output.state, output.value)
+        return PolicyOutput(params, output.state, output.value, features=output.features)

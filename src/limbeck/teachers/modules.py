@@ -60,6 +60,11 @@ class FunctionPolicy:
         self._function, self._spec, self._head, self._form, self._name = function, spec, head, form, name
 
     @property
+    def function(self) -> Function:
+        """What is called."""
+        return self._function
+
+    @property
     def spec(self) -> Spec:
         return self._spec
 
@@ -99,10 +104,6 @@ def from_module(module: torch.nn.Module, spec: Spec, kind: str | None = None) ->
     frozen = copy.deepcopy(module).eval().requires_grad_(False)
     device = next((p.device for p in frozen.parameters()), torch.device("cpu"))
 
-    def function(obs: Observation) -> Any:
-        with torch.inference_mode():
-            return frozen(_tensors(obs, spec.observation_space, device))
-
     name = type(module).__name__
     weights = {key: value.detach().cpu() for key, value in module.state_dict().items()}
     for key, value in weights.items():
@@ -112,7 +113,20 @@ def from_module(module: torch.nn.Module, spec: Spec, kind: str | None = None) ->
             )
     count = sum(value.numel() for value in weights.values())
     info = TeacherInfo(name, "torch", name, _digest(weights), {"parameters": count})
-    return from_function(function, spec, kind, info)
+    return from_function(Evaluated(frozen, spec.observation_space, device), spec, kind, info)
+
+
+class Evaluated:
+    """A torch module as a function of the task's observation."""
+
+    def __init__(self, module: torch.nn.Module, space: gym.Space[Any], device: torch.device) -> None:
+        self.module, self._space, self._device = module, space, device
+
+    def __call__(self, obs: Observation) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self.module(_tensors(obs, self._space, self._device))
 
 
 def is_module(source: object) -> bool:

@@ -8,7 +8,7 @@ or in tables, lists and tuples of plain data.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -169,8 +169,8 @@ class ExpectedValues:
     """A distributional Q-network: A rows of N logits, each a distribution over the same N returns (C51,
     arXiv:1707.06887). What it says are the expected returns [B, A]."""
 
-    def __init__(self, blueprint: Blueprint, atoms: Array) -> None:
-        self._logits = NumpyPolicy(blueprint)
+    def __init__(self, blueprint: Blueprint, atoms: Array, captured: Sequence[str] = ()) -> None:
+        self._logits = NumpyPolicy(blueprint, captured)
         if not blueprint.layers or blueprint.layers[-1].outputs != blueprint.head.width * atoms.size:
             raise stated.differ([f"{blueprint.layers[-1].outputs} logits over {atoms.size} returns"], blueprint.spec)
         if problem := chain_problem(
@@ -178,6 +178,15 @@ class ExpectedValues:
         ):
             raise stated.differ([problem], blueprint.spec)
         self._atoms = atoms.astype(np.float32)
+
+    def capturing(self, layers: Sequence[str]) -> ExpectedValues:
+        """The same, which shows these layers of its network."""
+        return ExpectedValues(self.network, self._atoms, layers)
+
+    @property
+    def network(self) -> Blueprint:
+        """What computes the logits of the distributions."""
+        return self._logits.blueprint
 
     @property
     def spec(self) -> Spec:
@@ -195,4 +204,4 @@ class ExpectedValues:
         logits = said.params.reshape(len(said.params), -1, self._atoms.size)
         weights = np.exp(logits - logits.max(axis=2, keepdims=True))
         expected = (weights @ self._atoms) / weights.sum(axis=2)
-        return PolicyOutput(expected.astype(np.float32), said.state, said.value)
+        return PolicyOutput(expected.astype(np.float32), said.state, said.value, features=said.features)

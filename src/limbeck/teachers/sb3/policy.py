@@ -16,7 +16,8 @@ from limbeck.contracts import Blueprint, Dense, Spec, View
 from limbeck.errors import InputError, printable
 from limbeck.teachers import normaliser, seeing, stated
 from limbeck.teachers.normaliser import Normalising
-from limbeck.teachers.sb3 import extractors, families
+from limbeck.teachers.sb3 import critics, extractors, families
+from limbeck.teachers.sb3.critics import SavedCritic
 from limbeck.teachers.sb3.extractors import Stretch
 from limbeck.teachers.sb3.weights import SUPPORTED
 from limbeck.teachers.sb3.zip import Saved
@@ -97,10 +98,26 @@ class Statistics:
     name: str
 
 
+@dataclass(frozen=True)
+class Rebuilt:
+    """A policy on the task's spaces, and the critic that its actor was trained with where it is read."""
+
+    drawn: Blueprint
+    notes: tuple[str, ...]
+    unread: tuple[str, ...]
+    critic: SavedCritic | None
+
+
 def policy(
     saved: Saved, spec: Spec, statistics: Statistics | None, given: View | None = None
 ) -> tuple[Blueprint, tuple[str, ...], tuple[str, ...]]:
-    """(blueprint, notes, further unread names) on the task's spaces; `given` is what the user says the teacher sees."""
+    """(blueprint, notes, further unread names) of `rebuild`."""
+    found = rebuild(saved, spec, statistics, given)
+    return found.drawn, found.notes, found.unread
+
+
+def rebuild(saved: Saved, spec: Spec, statistics: Statistics | None, given: View | None = None) -> Rebuilt:
+    """The policy of a zip; `given` is what the user says the teacher sees."""
     _refuse_unsupported(saved)
     theirs = _theirs(saved, spec)
     view, notes = _view(saved, theirs, spec, given)
@@ -123,7 +140,8 @@ def policy(
     drawn = Blueprint(spec, head, network.layers, plain, norm.normaliser, network.value_layers, Path(saved.name).stem)
     _check(drawn)
     notes = (*notes, *network.notes, *_assumed(saved, said, drawn), *_start_note(theirs.action_space), *more)
-    return drawn, (*notes, *norm.notes), norm.unread
+    critic = critics.read(saved.weights, algorithm(saved), said.extract, said.activation or "relu", drawn)
+    return Rebuilt(drawn, (*notes, *norm.notes), norm.unread, critic)
 
 
 def _theirs(saved: Saved, spec: Spec) -> Spec:

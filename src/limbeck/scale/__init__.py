@@ -1,0 +1,1 @@
+"""Work above single runs: many distillations that share one folder."""
