@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Work:
-    """What is distilled into what, and how long; the student is the peers' own but for its activation."""
+    """What is distilled into what, and how long; the student has the peers' layers (LunarLander: with ReLU)."""
 
     env: str
     teacher: str
@@ -62,8 +62,8 @@ WORKS = {
         (("dagger", "tuned", 1.0), ("bc", "tuned", 0.5), ("dagger", "default", 0.3)),
     ),
     "halfcheetah": Work(
-        "HalfCheetah-v5", str(HERE.parent / "recipes" / "teachers" / "halfcheetah.safetensors"), "mlp:64x64",
-        "executed_huber", 8, 2000, 2, 400, 512, (5e-3, 3e-4), 32,
+        "HalfCheetah-v5", str(HERE.parent / "recipes" / "teachers" / "halfcheetah.safetensors"), "mlp:64x64:tanh",
+        "executed_huber", 7, 3000, 3, 500, 512, (5e-3, 2e-4), 32,
         (("dagger", "tuned", 1.0), ("bc", "tuned", 1.0)),
     ),
 }  # fmt: skip

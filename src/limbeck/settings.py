@@ -39,7 +39,7 @@ class VerifySettings:
 class CollectSettings:
     slots: int = 16  # vector-environment slots, dealt among the members
     steps: int = 1024  # environment steps per round, all slots together
-    driver: Literal["student", "teacher", "beta", "trb", "offline", "auto"] = "student"
+    driver: Literal["student", "teacher", "beta", "trb", "offline", "auto"] = "student"  # docs/results.md: student, kl
     # offline: the teacher plays the whole budget in the first rounds; auto: measured after them (stages.driving)
     teacher_rounds: int = 1  # first rounds driven by the teacher whatever the driver
     lmbda: float = 1.0  # share of the lanes that the driver has; the teacher drives the rest (named as in TRL)
@@ -59,7 +59,7 @@ class ImitateSettings:
     batch: int = 512
     learning_rate: float = 3e-3
     final_learning_rate: float = 3e-4  # cosine over the rounds
-    loss: str = "auto"  # a name of limbeck.losses.LOSSES, or auto: chosen by the teacher's head
+    loss: str = "auto"  # a sum of terms (objective.parse); auto: by the teacher's head (docs/results.md: student, kl)
     hard_weight: float = 0.0  # lambda of  lambda CE(hard label) + (1 - lambda) loss, where the task has hard labels
     task_weight: float | None = None  # the same in another convention:  loss + w CE  (see limbeck.losses.weights)
     kd_weight: float | None = None  # and in a third:  (1 - w) CE + w loss
