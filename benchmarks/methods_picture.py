@@ -73,7 +73,9 @@ def picture(found: Mapping[tuple[str, str, str, str], tuple[float, float, float]
         axis.set_xlabel("retention")
         axis.grid(axis="x", color="#e4e4e4", linewidth=0.6)
         axis.set_axisbelow(True)
-        axis.legend(fontsize=7, loc="lower left", framealpha=0.9)
+        axis.legend(
+            fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False, handletextpad=0.1
+        )
         for border in range(1, len(names)):
             if names[border][0] != names[border - 1][0]:
                 axis.axhline(rows[border] + 0.5, color="#bbbbbb", linewidth=0.6)
