@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,19 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny(folder: Path, **changes: Any) -> Path:
-    """A recipe file of about three seconds of work; nested tables are merged."""
-    values = dict(TINY)
+def recipe_file(folder: Path, base: Mapping[str, Any], changes: Mapping[str, Any]) -> Path:
+    """A recipe of `base` with changes; nested tables are merged."""
+    values = dict(base)
     for key, value in changes.items():
         values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def tiny(folder: Path, **changes: Any) -> Path:
+    """A recipe file of about three seconds of work."""
+    return recipe_file(folder, TINY, changes)
 
 
 def environment(**changes: str | None) -> dict[str, str]:

@@ -236,7 +236,7 @@ def test_labels_of_a_teacher_with_memory_follow_the_episodes(tmp_path: Path) -> 
         def initial_state(self, batch: int) -> dict[str, np.ndarray]:
             return {"steps": np.zeros((batch, 1), np.float32)}
 
-        def __call__(self, obs: np.ndarray, state: dict[str, np.ndarray], first: np.ndarray):  # type: ignore[no-untyped-def]
+        def __call__(self, obs: np.ndarray, state: dict[str, np.ndarray], first: np.ndarray):
             from limbeck.contracts import PolicyOutput
 
             steps = np.where(first[:, None], 0, state["steps"]) + 1

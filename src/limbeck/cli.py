@@ -200,7 +200,7 @@ def _surface(name: str) -> Callable[..., dict[str, Any]]:
     def surface(**bound: Any) -> dict[str, Any]:
         return bound
 
-    surface.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    vars(surface)["__signature__"] = inspect.Signature(parameters)  # what inspect.signature, and so tyro, reads
     surface.__annotations__ = annotations
     surface.__doc__ = (inspect.getdoc(verb) or "").split("\nReturns:")[0].split("\nRaises:")[0]
     surface.__name__ = name

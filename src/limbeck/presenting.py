@@ -166,7 +166,7 @@ def _checks(rows: list[CheckRow]) -> None:
         measured = (
             f"worst error {row.worst_error:.1e}, {row.actions_equal:.1%} same actions, " if row.ok is not None else ""
         )
-        print(f"{word:<5}{row.target:<8}{measured}{printable(row.note)}")
+        print(f"{word:<5}{row.target:<8}{printable(row.backend):<12}{measured}{printable(row.note)}")
 
 
 def _taught(result: Any) -> None:

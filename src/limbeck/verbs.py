@@ -322,8 +322,6 @@ def export(
 def check(folder: str | Path) -> Any:
     """Check an artefact folder: checksums, and every backend present against the golden sequences.
 
-    Compiles the folder's C code and runs it: only for folders that you trust.
-
     C files are compiled and run: check only folders that you trust.
 
     Args:

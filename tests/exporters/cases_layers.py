@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -38,9 +39,9 @@ MASKED = S.Dict({"action_mask": S.MultiBinary(5), "state": S.Box(-2, 2, (4,), np
 SMALL = S.Box(-2, 2, (6,), np.float32)
 
 
-def conv(size: tuple[int, int], kernel: tuple[int, int, int, int], activation: str = "relu", **options: object) -> Conv:
+def conv(size: tuple[int, int], kernel: tuple[int, int, int, int], activation: str = "relu", **options: Any) -> Conv:
     weight = normal(RNG, kernel, 1.2 / np.sqrt(np.prod(kernel[:3])))
-    return Conv(weight, normal(RNG, kernel[3:], 0.3), size, activation=activation, **options)  # type: ignore[arg-type]
+    return Conv(weight, normal(RNG, kernel[3:], 0.3), size, activation=activation, **options)
 
 
 def drawn(n_in: int, n_out: int, activation: str = "tanh") -> Dense:
@@ -104,8 +105,8 @@ def fleet() -> Blueprint:
     return policy(S.Box(-1, 1, (3, 4, 4), np.float32), Shared(each, 3), action_space=S.MultiDiscrete([3, 3, 3]))
 
 
-def masked(**options: object) -> Blueprint:
-    return blueprint(S.Discrete(5, start=-1), observation_space=MASKED, **options)  # type: ignore[arg-type]
+def masked(**options: Any) -> Blueprint:
+    return blueprint(S.Discrete(5, start=-1), observation_space=MASKED, **options)
 
 
 LAYER_CASES: dict[str, Blueprint] = {

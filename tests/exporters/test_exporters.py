@@ -21,7 +21,9 @@ from limbeck.runtimes import compiled_c
 from limbeck.runtimes.numpy import NumpyPolicy
 
 ALL = {**CASES, **LAYER_CASES}
-needs_compiler = pytest.mark.skipif(compiled_c.find_compiler() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(
+    compiled_c.find_compiler() is None, reason="no C compiler: apt-get install gcc libc6-dev"
+)
 
 
 def golden_of(policy: Blueprint, rows: int = 40) -> golden.Golden:
@@ -146,7 +148,7 @@ def test_without_onnx_its_target_names_the_extra(tmp_path: Path, monkeypatch: py
     def refuse(name: str, *rest: object) -> object:
         if name.split(".")[0] in ("onnx", "onnxruntime"):
             raise ImportError(name)
-        return real(name, *rest)  # type: ignore[arg-type]
+        return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(InputError, match=r"limbeck\[onnx\]"):

@@ -210,7 +210,7 @@ def test_constants_are_exact(value: float) -> None:
 def test_odd_constants_survive_the_compiler(tmp_path: Path) -> None:
     policy = CASES["linear"]
     values = np.array([1e-45, -1e-40, -0.0, 3.4028235e38, 1.17549435e-38], np.float32)
-    odd = replace(policy, layers=(replace(policy.layers[0], weight=np.tile(values[:, None], 4)),))  # type: ignore[type-var]
+    odd = replace(policy, layers=(replace(policy.layers[0], weight=np.tile(values[:, None], 4)),))
     write(odd, tmp_path)
     text = (tmp_path / "main.c").read_text().replace("int main(void)\n{", "int main(void)\n{\n    show();")
     show = (

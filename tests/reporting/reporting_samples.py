@@ -49,7 +49,7 @@ def proof(member: str, share: float, episodes: int, verdict: str = "proved", ret
     student[crashed] -= rng.uniform(100, 260, int(crashed.sum()))
     kept = float((student.mean() - chance.mean()) / (teacher.mean() - chance.mean()))
     return Proof(
-        task="LunarLander-v3", member=member, played_by="c", retain=retain, alpha=0.05, verdict=verdict,  # type: ignore[arg-type]
+        task="LunarLander-v3", member=member, played_by="c", retain=retain, alpha=0.05, verdict=verdict,
         reason={
             "proved": f"the e-value passed 20 after {episodes} episodes",
             "not proved": f"{episodes} episodes were played and the e-value stayed below 20: capacity is the likely cause, its loss on the teacher's own states stays high",
@@ -104,7 +104,7 @@ def result() -> RunResult:
             40,
             40 * 240,
             tuple(returns.tolist()),
-        )  # type: ignore[arg-type]
+        )
 
     return RunResult(
         task="LunarLander-v3",

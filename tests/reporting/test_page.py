@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 def page_of(folder: Path, told: object = None, rows: object = None) -> Page:
-    samples.write_run(folder, told or samples.result(), samples.metrics() if rows is None else rows)  # type: ignore[arg-type]
+    samples.write_run(folder, told or samples.result(), samples.metrics() if rows is None else rows)
     return Page(write(folder).read_text())
 
 
@@ -222,7 +222,7 @@ def test_hostile_names_add_no_element_and_no_attribute(tmp_path: Path) -> None:
     text = json.dumps(storage.read_json(hostile_folder / "result.json"))
     for bad in sorted(samples.HOSTILE, key=len, reverse=True):
         text = text.replace(json.dumps(bad)[1:-1], neutral(bad))
-    plain_rows = [{k: neutral(v) if k == "member" else v for k, v in row.items()} for row in rows]  # type: ignore[arg-type]
+    plain_rows = [{k: neutral(v) if k == "member" else v for k, v in row.items()} for row in rows]
     storage.write_text(plain_folder / "result.json", text)
     storage.append_metrics(plain_folder, plain_rows)
     shutil.copy(hostile_folder / "recipe.yaml", plain_folder)

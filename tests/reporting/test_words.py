@@ -14,7 +14,7 @@ from limbeck.reporting import canvas, headline, lettering, reading, words
 
 @pytest.mark.parametrize("module", [words, reading, lettering, canvas])
 def test_examples(module: object) -> None:
-    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+    assert doctest.testmod(module).failed == 0
 
 
 def test_headline_names_the_smallest_proved_student() -> None:

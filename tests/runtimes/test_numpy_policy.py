@@ -82,7 +82,7 @@ def test_convolution_over_a_history_is_torchs_conv1d() -> None:
     [((2, 2), (2, 2), 0), ((3, 3), (2, 2), 1), ((3, 2), (1, 3), 1), ((5, 5), (5, 5), 2)],
 )
 def test_pooling(method: str, window: tuple[int, int], stride: tuple[int, int], padding: int) -> None:
-    layer = Pool((8, 9), 3, window, stride, method, (padding,) * 4)  # type: ignore[arg-type]
+    layer = Pool((8, 9), 3, window, stride, method, (padding,) * 4)
     x = rows(4, layer.inputs)
     pool = (
         torch.nn.MaxPool2d(window, stride, padding)
@@ -153,8 +153,8 @@ def test_branches_and_agents_are_their_parts_side_by_side() -> None:
 
 @pytest.mark.parametrize("padding", ["first", "zero"])
 def test_histories_begin_as_they_say(padding: str) -> None:
-    said = policy(S.Box(-9, 9, (2,), np.float32), drawn(6, 6, "identity"), view=View(history=3, padding=padding))  # type: ignore[arg-type]
-    eye = replace(said.layers[0], weight=np.eye(6, dtype=np.float32), bias=np.zeros(6, np.float32))  # type: ignore[type-var]
+    said = policy(S.Box(-9, 9, (2,), np.float32), drawn(6, 6, "identity"), view=View(history=3, padding=padding))
+    eye = replace(said.layers[0], weight=np.eye(6, dtype=np.float32), bias=np.zeros(6, np.float32))
     player = NumpyPolicy(replace(said, layers=(eye,)))
     x, state = np.arange(1, 9, dtype=np.float32).reshape(4, 1, 2), player.initial_state(1)
     seen = []

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
+from cli_cases import recipe_file
 
 ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "recipes" / "teachers" / "cartpole.safetensors"
@@ -30,13 +30,8 @@ SMALL = ("search.population=2", "search.rungs=1,2", "search.widths=2,4", "search
 
 
 def tiny(folder: Path, **changes: Any) -> Path:
-    """A recipe file; tables are merged."""
-    values = dict(TINY)
-    for key, value in changes.items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    """A recipe file; nested tables are merged."""
+    return recipe_file(folder, TINY, changes)
 
 
 def arguments(recipe: Path, out: Path, *more: str, trials: int = 4, options: tuple[str, ...] = SMALL) -> list[str]:

@@ -163,7 +163,7 @@ def test_two_living_processes_tell_the_same(tmp_path: Path) -> None:
 
 def _await(happened: object, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
-    while not happened():  # type: ignore[operator]
+    while not happened():
         assert time.monotonic() < end
         time.sleep(0.02)
 

@@ -39,7 +39,7 @@ class Dice:
 
 def space(**changes: object) -> Space:
     recipe = settings.recipe_from({"teacher": str(TEACHER), "env": "CartPole-v1"})
-    return space_of(recipe, *open_both(recipe), SearchSettings(**changes))  # type: ignore[arg-type]
+    return space_of(recipe, *open_both(recipe), SearchSettings(**changes))
 
 
 def dense(*sizes: int) -> int:

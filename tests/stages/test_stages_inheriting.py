@@ -7,7 +7,7 @@ import family_runs
 import numpy as np
 import pytest
 
-from limbeck import blueprints, cli, imitation, rollout, storage
+from limbeck import blueprints, imitation, storage
 from limbeck.blueprints import fold
 from limbeck.errors import InputError
 
@@ -115,14 +115,8 @@ def test_a_killed_run_continues_bit_for_bit(text, tmp_path, monkeypatch):
     ("mlp:8", ["imitate.inherit=nowhere.safetensors"], "no file 'nowhere.safetensors'"),
     ("mlp:8:r8", [], "no dense layer becomes smaller"),
 ])  # fmt: skip
-def test_it_is_refused_at_once(students, options, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rollout, "play", None)  # nothing may be played
-    code = cli.main(["distill", LUNAR, "--env", ENV, "--students", *students.split(","), "--options", *options])
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert code == 2, error
-    assert words in error
-    assert list(tmp_path.iterdir()) == []
+def test_it_is_refused_at_once(students, options, words, refused):
+    refused(words, options, students.split(","))
 
 
 @pytest.mark.slow

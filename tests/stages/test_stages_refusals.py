@@ -2,7 +2,7 @@
 
 import pytest
 
-from limbeck import cli, rollout, settings
+from limbeck import cli, settings
 from limbeck.errors import InputError
 from limbeck.stages import refusals
 
@@ -17,14 +17,8 @@ from limbeck.stages import refusals
     (["noise=0.1", "students=rule:3"], "noise = 0.1 is about gradient steps"),
     (["indices=0,99"], "view index 99"), (["keys=image"], "need a Dict observation"), (["students=mpl:8"], "did you mean 'mlp'"),
 ])  # fmt: skip
-def test_it_is_refused_at_once(options, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rollout, "play", None)  # nothing may be played
-    code = cli.main(["distill", "bundled:ppo-lunar", "--env", "LunarLander-v3", "--options", *options])
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert code == 2, error
-    assert words in error
-    assert list(tmp_path.iterdir()) == []
+def test_it_is_refused_at_once(options, words, refused):
+    refused(words, options)
 
 
 GIVEN = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces as gs
 
-from limbeck import cli, imitation, objective, rollout, storage
+from limbeck import imitation, objective, storage
 from limbeck.contracts import Batch, Head, Spec, View
 from limbeck.errors import InputError
 from limbeck.imitation import Pace, Table
@@ -185,22 +185,5 @@ def test_a_population_on_cartpole_continues_bit_for_bit(tmp_path, monkeypatch):
     ("mlp:8@4", ["imitate.population=true", "imitate.loss=kd", "imitate.population_every=4"], "race.rounds = 4, 8"),
     ("mlp:8,tree:leaves=8,rule:3", ["collect.student_mode=sampled"], "greedy answer alone and do not say how sure it is (tree:leaves=8, rule:3)"),
 ])  # fmt: skip
-def test_it_is_refused_at_once(students, options, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rollout, "play", None)  # nothing may be played
-    code = cli.main(
-        [
-            "distill",
-            "bundled:ppo-lunar",
-            "--env",
-            "LunarLander-v3",
-            "--students",
-            *students.split(","),
-            "--options",
-            *options,
-        ]
-    )
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert code == 2, error
-    assert words in error
-    assert list(tmp_path.iterdir()) == []
+def test_it_is_refused_at_once(students, options, words, refused):
+    refused(words, options, students.split(","))

@@ -25,7 +25,7 @@ QUICK = (
 )
 
 
-class Doors(gym.Env):  # type: ignore[type-arg]
+class Doors(gym.Env):
     """Four doors of which two are open; forbidden ones end the episode without reward."""
 
     observation_space = gym.spaces.Dict(
@@ -37,28 +37,28 @@ class Doors(gym.Env):  # type: ignore[type-arg]
     )
     action_space = gym.spaces.Discrete(4)
 
-    def reset(self, *, seed=None, options=None):  # type: ignore[no-untyped-def]
+    def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.left = 6
         return self._seen(), {}
 
-    def step(self, action):  # type: ignore[no-untyped-def]
+    def step(self, action):
         allowed = bool(self.mask[int(action)])
         self.left -= 1
         return self._seen(), float(allowed), not allowed, self.left == 0, {}
 
-    def _seen(self):  # type: ignore[no-untyped-def]
+    def _seen(self):
         self.mask = np.zeros(4, np.int8)
         self.mask[self.np_random.choice(4, 2, replace=False)] = 1
         noise = self.np_random.uniform(-1, 1, 2).astype(np.float32)
         return {"open": self.mask.copy(), "action_mask": self.mask.copy(), "noise": noise}
 
 
-def always_first(obs):  # type: ignore[no-untyped-def]
+def always_first(obs):
     return np.tile(np.array([[3.0, 2.0, 1.0, 0.0]], np.float32), (len(obs["open"]), 1))
 
 
-def recipe(**values):  # type: ignore[no-untyped-def]
+def recipe(**values):
     return settings.recipe_from({"teacher": "t", "env": "e", **values})
 
 
@@ -87,7 +87,7 @@ def test_an_entry_that_only_has_the_name_of_a_mask_is_an_observation() -> None:
             {"action_mask": gym.spaces.Box(-1, 1, (2,)), "open": gym.spaces.MultiBinary(4)}
         )
 
-        def _seen(self):  # type: ignore[no-untyped-def]
+        def _seen(self):
             seen = super()._seen()
             return {"action_mask": seen["noise"], "open": seen["open"]}
 

@@ -227,7 +227,7 @@ def test_labels_only_where_nothing_else_is_asked() -> None:
         box = space["x"] if view.mask is None else space
         port = Port(Spec(box, S.Discrete(4), "t"), view, head, 3)
         grove = families.build(parse(["tree:leaves=4"]), {"t": port}, 0).groves[0]
-        assert grove.freeze(drawn(False), "name").layers[0].leaves.shape[1] == columns  # type: ignore[union-attr]
+        assert grove.freeze(drawn(False), "name").layers[0].leaves.shape[1] == columns
 
 
 def test_what_trees_cannot_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +312,7 @@ def test_rounds_and_races_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest
         calls.append("grow")
         if calls.count("grow") == 7:
             raise Killed
-        return grow(self, *given)  # type: ignore[arg-type]
+        return grow(self, *given)
 
     def dying_race(here: scene.Scene, grove: Grove) -> dict[str, object]:
         calls.append("race")

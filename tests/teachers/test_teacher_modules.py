@@ -184,7 +184,7 @@ def test_what_is_no_teacher_is_refused() -> None:
     with pytest.raises(InputError, match="Name the environment"):
         teachers.load(lambda obs: obs)
     with pytest.raises(InputError, match="a int is no teacher"):
-        teachers.load(3, spec(WALK))  # type: ignore[arg-type]
+        teachers.load(3, spec(WALK))
     with pytest.raises(InputError, match="normaliser"):
         teachers.load(linear(FLAT), spec(WALK), normaliser="x.pkl")
     assert set(modules.KINDS) >= {"categorical", "q", "probabilities"}

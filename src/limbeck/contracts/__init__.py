@@ -7,7 +7,7 @@ parameter row, K stacked students, N stored rows. Everything here is numpy and p
 
 from __future__ import annotations
 
-from limbeck.contracts.blueprint import Blueprint, Normaliser
+from limbeck.contracts.blueprint import Blueprint, Normaliser, Range
 from limbeck.contracts.critics import EXACT, FITTED, OWN, Critic
 from limbeck.contracts.layers import (
     ACTIVATIONS,
@@ -41,18 +41,23 @@ from limbeck.contracts.policies import (
     Spec,
     State,
     View,
+    head_kind,
 )
+from limbeck.contracts.quantised import BITS, LEVELS, TANH_STEPS, Quantise, Quantised, Readout
 from limbeck.contracts.results import (
     NO_ENVIRONMENT,
     NO_PLAYER,
     Artifact,
     Bill,
+    Device,
+    Disagreement,
     Evaluation,
     Latency,
     MemberReport,
     Proof,
     Rate,
     RunResult,
+    Stressed,
     Teacher,
     TeacherInfo,
     Verdict,
@@ -61,12 +66,15 @@ from limbeck.contracts.trees import Sparse, Terms, Tree
 
 __all__ = [
     "ACTIVATIONS",
+    "BITS",
     "EXACT",
     "FITTED",
     "LAYERS",
+    "LEVELS",
     "NO_ENVIRONMENT",
     "NO_PLAYER",
     "OWN",
+    "TANH_STEPS",
     "Array",
     "Artifact",
     "Batch",
@@ -77,6 +85,8 @@ __all__ = [
     "Conv",
     "Critic",
     "Dense",
+    "Device",
+    "Disagreement",
     "Episodes",
     "Evaluation",
     "Floats",
@@ -100,7 +110,11 @@ __all__ = [
     "PolicyOutput",
     "Pool",
     "Proof",
+    "Quantise",
+    "Quantised",
+    "Range",
     "Rate",
+    "Readout",
     "RunResult",
     "SeedSource",
     "Shared",
@@ -108,6 +122,7 @@ __all__ = [
     "Spec",
     "State",
     "Step",
+    "Stressed",
     "Task",
     "Teacher",
     "TeacherInfo",
@@ -117,6 +132,7 @@ __all__ = [
     "Verdict",
     "View",
     "chain_problem",
+    "head_kind",
     "layer_arrays",
     "memory_of",
     "windows",

@@ -19,6 +19,17 @@ class Normaliser:
 
 
 @dataclass(frozen=True)
+class Range:
+    """What the policy saw while it was trained: least and largest value of every number of the flat observation.
+
+    The exported C counts observations outside of it; the policy's answer does not depend on it.
+    """
+
+    low: Floats  # [O] before the normaliser
+    high: Floats  # [O]
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """A whole deterministic policy as plain arrays: what is saved, exported, run and proved.
 
@@ -33,6 +44,7 @@ class Blueprint:
     normaliser: Normaliser | None = None
     value_layers: tuple[Layer, ...] = ()  # the teacher's critic on the same input; never exported
     name: str = "policy"
+    seen: Range | None = None
 
     @property
     def parameters(self) -> int:

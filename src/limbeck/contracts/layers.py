@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from limbeck.contracts.policies import Floats
+from limbeck.contracts.quantised import Quantise, Quantised, Readout
 from limbeck.contracts.trees import Sparse, Tree
 
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "elu", "leaky_relu", "gelu", "silu", "hardtanh", "softplus")
@@ -352,8 +353,10 @@ class Shared:
         return chain_problem(self.layers, self.layers[0].inputs, None)
 
 
-Layer = Dense | Conv | Pool | Norm | Gru | Lstm | Gsde | Parallel | Shared | Tree | Sparse
-_ALL = (Dense, Conv, Pool, Norm, Gru, Lstm, Gsde, Parallel, Shared, Tree, Sparse)
+Layer = (
+    Dense | Conv | Pool | Norm | Gru | Lstm | Gsde | Parallel | Shared | Tree | Sparse | Quantise | Quantised | Readout
+)
+_ALL = (Dense, Conv, Pool, Norm, Gru, Lstm, Gsde, Parallel, Shared, Tree, Sparse, Quantise, Quantised, Readout)
 LAYERS: Mapping[str, type[Layer]] = {c.kind: c for c in _ALL}
 
 

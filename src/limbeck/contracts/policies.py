@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,18 @@ Observation = Array | dict[str, Array]  # leading axis B; a dict for Dict spaces
 State = dict[str, Array]  # policy memory, leading axis B; {} for memoryless policies
 HeadKind = Literal["categorical", "multicategorical", "bernoulli", "q", "gaussian", "squashed", "deterministic", "tanh"]
 Mode = Literal["greedy", "sampled"]
+
+
+def head_kind(word: str) -> HeadKind:
+    """A word as a kind of head. Raises ValueError for any other.
+
+    >>> head_kind("q")
+    'q'
+    """
+    for kind in get_args(HeadKind):
+        if kind == word:
+            return kind
+    raise ValueError(f"{word!r} is no kind of head")
 
 
 @dataclass(frozen=True)

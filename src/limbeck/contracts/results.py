@@ -86,6 +86,18 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What an artefact costs on one microcontroller, built and run in an emulator: instructions are not cycles."""
+
+    name: str  # cortex-m0, cortex-m3, cortex-m4f, cortex-m7, rv32
+    flash_bytes: int  # code, constants and what it needs of libm
+    ram_bytes: int  # static memory and the policy's state
+    stack_bytes: int  # of one step
+    instructions: int  # of one step, the median over golden rows
+    tools: str  # compiler and emulator with their versions
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One exported target in one folder."""
 
@@ -95,6 +107,7 @@ class Artifact:
     size_bytes: int  # of the file that ships
     compiled: bool  # False: written, not proved here
     note: str = ""
+    devices: Sequence[Device] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,35 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class Stressed:
+    """How teacher and student play under one disturbance, on the same seeds."""
+
+    disturbance: str  # a name of limbeck.proof.DISTURBANCES, or "none"
+    level: float
+    unit: str  # of the level, in words: "standard deviations", "steps", "share of steps"
+    teacher: float  # mean return
+    student: float
+    retention: float  # (S - R) / (T - R) with T, S under the disturbance and R of undisturbed random play
+    low: float  # 95 %, paired bootstrap over episodes
+    high: float
+    episodes: int
+    env_steps: int
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One state on the student's own path where teacher and student want different things."""
+
+    seed: int
+    step: int
+    teacher_action: str
+    student_action: str
+    cost: float  # what the student's action loses by the teacher's values; divergence where no value is known
+    unit: str  # "return (fitted)", "return (exact)", "nats"
+    picture: str = ""  # file inside the run, "" where nothing is drawn
+
+
+@dataclass(frozen=True)
 class MemberReport:
     """One row of the result: a family member, what it is, what it keeps, what it costs."""
 
@@ -132,6 +174,12 @@ class MemberReport:
     artifacts: Sequence[Artifact]
     polished: bool = False
     formula: str = ""  # what a small tree or rule does, in words; "" for others
+    stressed: Sequence[Stressed] = ()
+    tails: Mapping[str, Rate] = field(default_factory=dict)  # returns: iqm, worst 5 %, worst 1 %, superiority ...
+    disagreements: Sequence[Disagreement] = ()  # costliest first
+    simplicity: Mapping[str, float] = field(default_factory=dict)  # of trees and rules: depth, leaves, path, numbers
+    saliency: Mapping[str, float] = field(default_factory=dict)  # number of the observation -> share of the influence
+    lineage: Sequence[str] = ()  # of compressed members: the member it came from, then each step: "prune 0.5"
 
 
 @dataclass(frozen=True)

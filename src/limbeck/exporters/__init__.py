@@ -7,8 +7,9 @@ A target is a file of this folder with `export(blueprint, folder) -> Artifact`, 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -33,8 +34,17 @@ _PARTS = {
 }  # files here that are no targets
 
 
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a target's files: a compiler, an emulator, a virtual machine."""
+
+    name: str  # "gcc", "clang", "cortex-m0", "node": unique within the target
+    missing: str  # what this machine lacks and the package that has it; empty when nothing
+    load: Callable[[], Policy]
+
+
 class Target(Protocol):
-    """What a target's file provides."""
+    """What a target's file provides. `backends` is optional: without it the target runs in one way, `load`."""
 
     def export(self, blueprint: Blueprint, folder: Path) -> Artifact: ...
 
@@ -44,12 +54,17 @@ class Target(Protocol):
         """What this machine lacks to run the target, in words; empty when nothing."""
         ...
 
+    def backends(self, folder: Path, contract: contracts.Contract) -> Sequence[Backend]:
+        """All ways to run it, the one of `load` first."""
+        ...
+
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One target held against the golden rows."""
+    """One backend of a target held against the golden rows."""
 
     target: str
+    backend: str
     ok: bool | None  # None: not run here
     worst_error: float
     actions_equal: float  # share of rows
@@ -112,14 +127,24 @@ def check(folder: Path) -> list[CheckRow]:
         names = ", ".join(map(printable, changed))
         raise InputError(f"{printable(folder)}: {names} is no longer what was exported. Export the policy again.")
     golden = goldens.load(folder / goldens.FILE)
-    return [_check_target(folder, name, golden) for name in contract.targets]
+    return [_checked(name, backend, golden) for name in contract.targets for backend in backends(folder, name)]
 
 
-def _check_target(folder: Path, target: str, golden: goldens.Golden) -> CheckRow:
-    if missing := _module(target).missing():
-        return CheckRow(target, None, 0.0, 0.0, f"not run: {missing}")
-    result = goldens.compare(golden, load(folder, target))
-    return CheckRow(target, result.ok, result.worst_error, result.actions_equal, f"{golden.rows} golden rows")
+def backends(folder: Path, target: str) -> Sequence[Backend]:
+    """All ways to run a target of an artefact folder, able here or not."""
+    contract, module = contracts.read(folder), _module(target)
+    if hasattr(module, "backends"):
+        return module.backends(folder / target, contract)
+    return [Backend(target, module.missing(), partial(load, folder, target))]
+
+
+def _checked(target: str, backend: Backend, golden: goldens.Golden) -> CheckRow:
+    if backend.missing:
+        return CheckRow(target, backend.name, None, 0.0, 0.0, f"not run: {backend.missing}")
+    result = goldens.compare(golden, backend.load())
+    return CheckRow(
+        target, backend.name, result.ok, result.worst_error, result.actions_equal, f"{golden.rows} golden rows"
+    )
 
 
 def _replayed(artifact: Artifact, folder: Path, golden: goldens.Golden) -> Artifact:

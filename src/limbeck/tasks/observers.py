@@ -117,10 +117,11 @@ class FullGrid(gym.ObservationWrapper[Any, Any, Any]):
 
     def __init__(self, env: Env) -> None:
         super().__init__(env)
-        inner, world = env.observation_space, env.unwrapped
+        world: Any = env.unwrapped
+        inner = env.observation_space
         if not isinstance(inner, spaces.Dict):
             raise InputError("the wrapper 'full_grid' needs MiniGrid's own Dict observation. Name it first.")
-        size: tuple[int, int] = (world.width, world.height)  # type: ignore[attr-defined]
+        size: tuple[int, int] = (world.width, world.height)
         whole = spaces.Box(0, 255, (*size, 3), dtype=np.uint8)
         self.observation_space = spaces.Dict({**inner.spaces, "full": whole})
 
@@ -138,10 +139,11 @@ class IdealState(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: Env) -> None:
         super().__init__(env)
-        inner, world = env.observation_space, env.unwrapped
+        world: Any = env.unwrapped
+        inner = env.observation_space
         if not isinstance(inner, spaces.Dict):
             raise InputError("the wrapper 'ideal_state' needs SARDINE's own Dict observation. Name it first.")
-        ideal = spaces.Box(0.0, 1.0, (3 * world.num_topics,), np.float32)  # type: ignore[attr-defined]
+        ideal = spaces.Box(0.0, 1.0, (3 * world.num_topics,), np.float32)
         self.observation_space = spaces.Dict({**inner.spaces, "ideal": ideal})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -159,16 +161,12 @@ class Flat(gym.ObservationWrapper[Any, Any, Any]):
     def __init__(self, env: Env) -> None:
         super().__init__(env)
         self._space, self._border, _ = simple_space(env.observation_space)
-        masked = isinstance(self._space, spaces.Dict) and MASK in self._space.spaces
-        self._view = View(mask=MASK if masked else None)
+        parts = self._space.spaces if isinstance(self._space, spaces.Dict) else {}
+        self._masked = MASK in parts
+        self._view = View(mask=MASK if self._masked else None)
         width = rows.flat_size(self._space, self._view)
         flat = spaces.Box(*self._bounds(width), dtype=np.float32)
-        self._masked = masked
-        self.observation_space = (
-            spaces.Dict({OBSERVATION: flat, MASK: self._space[MASK]})  # type: ignore[index]
-            if masked
-            else flat
-        )
+        self.observation_space = spaces.Dict({OBSERVATION: flat, MASK: parts[MASK]}) if self._masked else flat
 
     def observation(self, observation: Any) -> Any:
         parts = self._border.row(observation, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -123,15 +123,16 @@ class VectorLanes:
 
     def _reset(self, seeds: list[int]) -> Any:
         """Every lane by its own seed, in a list as Gymnasium wants it, or in an array as ale-py does."""
+        env: Any = self._task.env
         try:
-            return self._task.env.reset(seed=seeds)  # type: ignore[arg-type]
+            return env.reset(seed=seeds)
         except TypeError:
-            return self._task.env.reset(seed=np.array(seeds))  # type: ignore[arg-type]
+            return env.reset(seed=np.array(seeds))
 
     def _seen(self, raw: Any, info: Any) -> Observation:
         """The batch as the task's spec says, with the masks that the environments' methods offer."""
-        border = self._task.border
-        obs = border.row(raw, info, lambda: np.stack(self._task.env.call("action_masks")))  # type: ignore[attr-defined]
+        border, env = self._task.border, cast(Any, self._task.env)  # `call` is not every vector environment's
+        obs = border.row(raw, info, lambda: np.stack(env.call("action_masks")))
         seen: Observation = obs
         return seen
 

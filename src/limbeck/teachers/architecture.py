@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from limbeck.contracts import HeadKind
 from limbeck.contracts.layers import ACTIVATIONS
@@ -143,22 +143,22 @@ def _step(text: str) -> Step:
         error = unknown("step in --architecture", word, WORDS)
         raise InputError(f"{error} An architecture reads like '{EXAMPLE}'.")
     step = Step(" ".join(text.split()), word)
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     options: list[tuple[str, str]] = []
     for token in rest:
         key, value = _token(step, token)
         if key == "option":
-            options.append(value)  # type: ignore[arg-type]
+            options.append(value)
         elif key in found:
             raise step.wrong(f"two of the same kind: {printable(token, 30)!r}")
         else:
             found[key] = value
-    done = Step(step.text, word, options=tuple(options), **found)  # type: ignore[arg-type]
+    done = Step(step.text, word, options=tuple(options), **found)
     _check(done)
     return done
 
 
-def _token(step: Step, token: str) -> tuple[str, object]:
+def _token(step: Step, token: str) -> tuple[str, Any]:
     """(field of the step, its value) of one word after the first."""
     if token.startswith("@") and len(token) > 1 and step.word in NAMED:
         return "name", token[1:]

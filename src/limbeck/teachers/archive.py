@@ -17,7 +17,7 @@ MAX_RATIO = 200  # unpacked : packed, for members above RATIO_FLOOR
 RATIO_FLOOR = 2**20
 _ENTRY = b"PK\x01\x02"  # signature of one entry of the central directory
 _END = b"PK\x05\x06"  # signature of the record that ends a zip
-_DAMAGE = (
+_DAMAGE = (  # what zipfile and numpy raise on archives that were cut or changed (NotImplementedError: an unknown method)
     zipfile.BadZipFile,
     zlib.error,
     struct.error,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from limbeck.contracts import Dense, HeadKind, Layer, Pool, Spec
+from limbeck.contracts import Dense, HeadKind, Layer, Pool, Spec, head_kind
 from limbeck.errors import InputError, printable
 from limbeck.teachers import architecture, fitting
 from limbeck.teachers.architecture import Architecture, Step
@@ -250,13 +250,13 @@ def _with_spread(step: Step, last: Dense, spread: str, chain: _Chain) -> Dense:
 
 
 def _kind(step: Step, spec: Spec, given: Given) -> HeadKind:
-    stated: HeadKind | None = step.choice  # type: ignore[assignment]
+    stated = None if step.choice is None else head_kind(step.choice)
     if given.kind is not None:
         if given.kind not in architecture._KINDS or stated not in (None, given.kind):
             raise InputError(
                 f"--kind {printable(given.kind)} with 'head {stated or ''}'. Allowed: one of them; kinds are {', '.join(architecture._KINDS)}."
             )
-        stated = given.kind  # type: ignore[assignment]
+        stated = head_kind(given.kind)
     return stated or fitting.discrete_kind(spec.action_space) or "deterministic"
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.contracts import Array, Head, Observation, Policy, PolicyOutput, Spec, State, Teacher
+from limbeck.contracts import Array, Observation, Policy, PolicyOutput, State, Teacher
 from limbeck.errors import InputError, printable, unknown
 from limbeck.runtimes.numpy import NumpyPolicy, layer_shapes
+from limbeck.teachers.around import Around
 from limbeck.teachers.layouts import ExpectedValues
 from limbeck.teachers.masking import MaskedPolicy
 from limbeck.teachers.modules import Evaluated, FunctionPolicy, trial_batch
@@ -90,25 +91,7 @@ def _shown(policy: Policy, layers: Sequence[str]) -> Policy:
     return policy.capturing(layers) if isinstance(policy, ExpectedValues) else HookedPolicy(policy, layers)
 
 
-class _Around:
-    """Another policy, asked in another way."""
-
-    def __init__(self, inner: Policy) -> None:
-        self._inner = inner
-
-    @property
-    def spec(self) -> Spec:
-        return self._inner.spec
-
-    @property
-    def head(self) -> Head:
-        return self._inner.head
-
-    def initial_state(self, batch: int) -> State:
-        return self._inner.initial_state(batch)
-
-
-class Renamed(_Around):
+class Renamed(Around):
     """Another policy whose layers are shown under the names they were asked by."""
 
     def __init__(self, inner: Policy, names: Mapping[str, str]) -> None:
@@ -116,14 +99,14 @@ class Renamed(_Around):
         self._names = names  # asked name -> layer
 
     def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
-        output = self._inner(obs, state, first)
+        output = self.inner(obs, state, first)
         return replace(output, features={name: output.features[layer] for name, layer in self._names.items()})
 
 
 # ---------------------------------------------------------------- torch modules
 
 
-class HookedPolicy(_Around):
+class HookedPolicy(Around):
     """A torch module that plays and shows what some of its submodules gave."""
 
     def __init__(self, inner: Policy, layers: Sequence[str]) -> None:
@@ -132,7 +115,7 @@ class HookedPolicy(_Around):
 
     def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
         with _hooked(self._module, self._layers) as seen:
-            output = self._inner(obs, state, first)
+            output = self.inner(obs, state, first)
         return replace(output, features={layer: _rows(seen[layer][0]) for layer in self._layers})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck import distributions, spaces
-from limbeck.contracts import Array, Floats, Head, Observation, Policy, PolicyOutput, Spec, State, Teacher
+from limbeck.contracts import Array, Floats, Head, HeadKind, Observation, Policy, PolicyOutput, Spec, State, Teacher
 from limbeck.errors import InputError
 from limbeck.spaces import MASK
 
@@ -49,12 +49,12 @@ class TeamPolicy:
 
     def __init__(self, one: Policy, team: Spec) -> None:
         self.one, self.spec, self._agents = one, team, team.agents
-        kinds = {"categorical": "multicategorical", "q": "multicategorical"}
+        kinds: dict[HeadKind, HeadKind] = {"categorical": "multicategorical", "q": "multicategorical"}
         if one.head.kind not in (*kinds, "gaussian", "squashed", "deterministic", "tanh", "bernoulli"):
             raise InputError(
                 f"a {one.head.kind} teacher cannot act for a team of {team.agents}. Train it on one choice."
             )
-        self.head: Head = spaces.head_for(team.action_space, kinds.get(one.head.kind, one.head.kind))  # type: ignore[arg-type]
+        self.head: Head = spaces.head_for(team.action_space, kinds.get(one.head.kind, one.head.kind))
 
     def initial_state(self, batch: int) -> State:
         one = self.one.initial_state(batch * self._agents)

@@ -207,7 +207,8 @@ def _flatten(flow: Flow, entry: Entry) -> None:
         raise flow.wrong(entry, "flattening a sequence of unknown length")
     flow.laid_out()
     if flow.pending is not None and len(flow.shape) == 3:
-        flow.pending = tuple(np.tile(part, flow.shape[0] * flow.shape[1]) for part in flow.pending)  # type: ignore[assignment]
+        (factor, shift), places = flow.pending, flow.shape[0] * flow.shape[1]
+        flow.pending = np.tile(factor, places), np.tile(shift, places)
     flow.shape = (math.prod(flow.shape),)
 
 

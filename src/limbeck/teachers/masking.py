@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck import distributions, tasks
-from limbeck.contracts import Head, Observation, Policy, PolicyOutput, Spec, State, Teacher
+from limbeck.contracts import Observation, PolicyOutput, Spec, State, Teacher
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.spaces import MASK
+from limbeck.teachers.around import Around
 from limbeck.teachers.demonstrations import DemonstratedPolicy
 
 NOTE = "it was trained without the task's action mask, and acts under it"
@@ -31,22 +32,8 @@ def under_mask(teacher: Teacher, task: Spec) -> Teacher:
     return replace(teacher, policy=NumpyPolicy(drawn), info=info, blueprint=drawn)
 
 
-class MaskedPolicy:
+class MaskedPolicy(Around):
     """Another policy whose forbidden actions can neither be chosen nor drawn."""
-
-    def __init__(self, inner: Policy) -> None:
-        self.inner = inner
-
-    @property
-    def spec(self) -> Spec:
-        return self.inner.spec
-
-    @property
-    def head(self) -> Head:
-        return self.inner.head
-
-    def initial_state(self, batch: int) -> State:
-        return self.inner.initial_state(batch)
 
     def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
         output = self.inner(obs, state, first)

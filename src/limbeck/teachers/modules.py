@@ -40,6 +40,7 @@ from limbeck.contracts import (
     State,
     Teacher,
     TeacherInfo,
+    head_kind,
 )
 from limbeck.errors import InputError, LimbeckError, printable, unknown
 
@@ -270,7 +271,7 @@ def _head_kind(kind: str | None, default: HeadKind | None, name: str) -> HeadKin
         raise InputError(
             f"{name}: probabilities describe no continuous action. Allowed: {', '.join(get_args(HeadKind))}."
         )
-    return kind if kind is not None else default  # type: ignore[return-value]
+    return default if kind is None else head_kind(kind)
 
 
 def _needed(space: gym.Space[Any]) -> str:

@@ -117,8 +117,14 @@ def finish_dtype(pending: Pending, state: Any) -> np.dtype[Any]:
     """BUILD of a dtype: only its byte order is read."""
     if not isinstance(state, tuple) or len(state) < 2:
         raise Malformed("a dtype without a state")
-    order = _text(state[1])
-    return pending.dtype.newbyteorder(order) if order in ("<", ">") else pending.dtype  # type: ignore[arg-type]
+    return ordered(pending.dtype, _text(state[1]))
+
+
+def ordered(dtype: np.dtype[Any], order: str) -> np.dtype[Any]:
+    """A dtype in the byte order "<" or ">"; as it is for any other word."""
+    if order == "<":
+        return dtype.newbyteorder("<")
+    return dtype.newbyteorder(">") if order == ">" else dtype
 
 
 def start_array(args: tuple[Any, ...], budget: Budget) -> Any:
@@ -181,7 +187,7 @@ def storage(kind: Any, numel: Any, data: bytes, order: str) -> Storage:
     if not isinstance(kind, Named) or kind.module != "torch" or kind.name not in _STORAGES:
         shown = kind if isinstance(kind, Named) else f"a {type(kind).__name__}"
         raise Malformed(f"tensor type {shown} is not read. Allowed: {', '.join(sorted(_STORAGES))}")
-    dtype = np.dtype(_STORAGES[kind.name]).newbyteorder(order)  # type: ignore[arg-type]
+    dtype = ordered(np.dtype(_STORAGES[kind.name]), order)
     (count,) = _sizes((numel,))
     if len(data) != count * dtype.itemsize:
         raise Malformed(f"a storage of {count} numbers that holds {len(data)} bytes")

@@ -167,7 +167,7 @@ def _fit(
         for rows in torch.split(order, settings.batch):
             loss = classification_loss(network(inputs[train][rows]), labels[train][rows], head)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             optimiser.step()
             total += loss.item() * len(rows)
         with torch.inference_mode():

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from limbeck.contracts import Array, Dense, HeadKind, Layer, Spec, Teacher, TeacherInfo, View
+from limbeck.contracts import Array, Dense, HeadKind, Layer, Spec, Teacher, TeacherInfo, View, head_kind
 from limbeck.errors import InputError, printable
 from limbeck.hdf5 import MAGIC
 from limbeck.spaces import flat_size
@@ -253,4 +253,4 @@ def _stated_kind(given: Given, name: str) -> HeadKind | None:
         raise InputError(
             f"--kind {printable(given.kind)} for {printable(name)}. Allowed: {', '.join(get_args(HeadKind))}."
         )
-    return given.kind  # type: ignore[return-value]
+    return None if given.kind is None else head_kind(given.kind)
