@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 OLD_SB3 := $(VENV)/sb3-2.0
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 export OMP_WAIT_POLICY ?= PASSIVE
+# Most of what is installed is never imported.
+export PIP_NO_COMPILE ?= 1
 
-.PHONY: demo test test-all lint types bench bench-methods fixtures clean
+.PHONY: demo test test-all lint types bench bench-methods fixtures runtime-wheel clean
 
 demo: $(VENV)/.demo  ## The whole job on the bundled teacher: a proved, exported family and its report.
 	$(BIN)/limbeck demo
@@ -19,8 +21,8 @@ test-all: $(VENV)/.test-all lint types  ## The same and everything marked slow: 
 	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks recipes
-	$(BIN)/ruff format --check src tests benchmarks recipes
+	$(BIN)/ruff check src tests benchmarks recipes runtime
+	$(BIN)/ruff format --check src tests benchmarks recipes runtime
 	$(BIN)/lint-imports
 
 types: $(VENV)/.test
@@ -36,8 +38,11 @@ bench-methods: $(VENV)/.test  ## Imitation methods compared on five tasks, into 
 fixtures: $(VENV)/.fixtures  ## The teacher files under tests/fixtures again, by the real programs; FIXTURES="NAME ..." for some.
 	SB3_OLD_PYTHON=$(OLD_SB3)/bin/python $(BIN)/python tests/fixtures/make_fixtures.py $(FIXTURES)
 
+runtime-wheel: $(VENV)/.test  ## The small second wheel, limbeck-runtime, into dist/.
+	$(PIP) wheel --no-deps --wheel-dir dist ./runtime
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist src/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist src/*.egg-info runtime/build runtime/*.egg-info
 
 $(VENV)/.torch: constraints.txt scripts/install_torch.sh
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

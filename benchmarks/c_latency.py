@@ -1,11 +1,13 @@
-"""One step of the exported C student 8-64-64-4 ReLU: against the core's arithmetic floor, ONNX Runtime and SB3 predict.
+"""One step of exported C students 8-64-64-4, ReLU and tanh: against the arithmetic floor, ONNX Runtime and SB3 predict.
 
     python benchmarks/c_latency.py
 
-Native: a C loop over 64 observations that adds up the chosen actions; the compiler's default dialect, no fast-math.
-Floor: the net's multiply-adds at the peak float32 FMA rate of this core, measured in the same run by 12 independent
-chains of the widest vectors that -march=native gives. From Python: one observation in, one action out. Rounds of all
-contestants alternate, and the best of ROUNDS counts, so that a busy machine slows nobody more than the others.
+Native: a C loop over 64 observations that adds up the chosen actions, guard included; no fast-math. Each build has its
+own two floors, from the same compiler and flags: the net's multiply-adds at the peak rate of 12 independent chains in
+registers ("floor"), and the same with every weight read once from memory in order ("reading floor"), which a net for
+one observation cannot do without. ONNX Runtime is called through its C API on bound tensors, one thread. From Python:
+one observation in, one action out. Rounds of all contestants alternate, and the best of ROUNDS counts, so that a busy
+machine slows nobody more than the others.
 """
 
 from __future__ import annotations
@@ -22,15 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import latency_programs
 import numpy as np
+import onnxruntime
 from machine import machine
 
 from limbeck import seeding, spaces, storage
-from limbeck.contracts import Array, Blueprint, Dense, Spec
+from limbeck.contracts import Array, Blueprint, Dense, Range, Spec
 from limbeck.exporters import c, onnx
 from limbeck.runtimes import compiled_c, onnx_session
 
 SIZES = (8, 64, 64, 4)
+ACTIVATIONS = ("relu", "tanh")
 ROUNDS = 15
 RESULT = Path(__file__).parent / "results" / "c_latency.json"
 BUILDS = {
@@ -39,91 +44,19 @@ BUILDS = {
     "O3 native": ("-O3", "-march=native"),
 }
 
-LOOP = r"""
-#define _POSIX_C_SOURCE 200809L
-#include "policy.c"
-#include <stdio.h>
-#include <time.h>
-
-static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1e9 + t.tv_nsec; }
-
-int main(void)
-{
-    static float obs[64][LIMBECK_OBS];
-    float params[LIMBECK_PARAMS];
-    limbeck_action action[LIMBECK_ACTIONS];
-    limbeck_state memory;
-    long sum = 0;
-    double best = 1e30;
-    int i, round;
-    for (i = 0; i < 64 * LIMBECK_OBS; i++)
-        obs[i / LIMBECK_OBS][i % LIMBECK_OBS] = (float)(i * 7 % 31) / 8.0f - 2.0f;
-    limbeck_reset(&memory);
-    for (round = 0; round < 10; round++) {
-        double begin = now(), spent;
-        for (i = 0; i < 20000; i++) {
-            limbeck_step(&memory, obs[i % 64], params, action);
-            sum += action[0];
-        }
-        spent = (now() - begin) / 20000;
-        best = spent < best ? spent : best;
-    }
-    printf("%.3f %ld\n", best, sum);
-    return 0;
-}
-"""
-
-FLOOR = r"""
-#define _POSIX_C_SOURCE 200809L
-#include <stdio.h>
-#include <time.h>
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-typedef float vec __attribute__((vector_size(LANES * 4)));
-
-static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1e9 + t.tv_nsec; }
-
-int main(int argc, char **argv)
-{
-    const vec m = (vec){0} + 0.999f, s = (vec){0} + 0.001f * (float)argc;
-    /* different beginnings: equal chains would be merged by the compiler */
-    vec a = s, b = a + s, c = b + s, d = c + s, e = d + s, f = e + s;
-    vec g = f + s, h = g + s, i = h + s, j = i + s, k = j + s, l = k + s;
-    double best = 1e30;
-    int round, n;
-    (void)argv;
-    for (round = 0; round < 10; round++) {
-        double begin = now(), spent;
-        for (n = 0; n < 50000; n++) {
-            a = a * m + s, b = b * m + s, c = c * m + s, d = d * m + s, e = e * m + s, f = f * m + s;
-            g = g * m + s, h = h * m + s, i = i * m + s, j = j * m + s, k = k * m + s, l = l * m + s;
-        }
-        spent = (now() - begin) / (50000.0 * 12 * LANES);
-        best = spent < best ? spent : best;
-    }
-    a = a + b + c + d + e + f + g + h + i + j + k + l;
-    printf("%.9f %d %f\n", best, LANES, (double)a[0]);
-    return 0;
-}
-"""
-
 
 def main() -> None:
-    network = student()
+    networks = {activation: student(activation) for activation in ACTIVATIONS}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        artifact = c.export(network, folder / "c")
-        native = native_times(folder, network.multiply_adds)
-        python = python_times(network, folder)
+        made = {name: c.export(network, folder / name / "c") for name, network in networks.items()}
+        native = native_times(networks, folder)
+        python = {name: python_times(network, folder / name) for name, network in networks.items()}
+    relu = networks["relu"]
     report = {
         "machine": {**machine(), "compiler": compiler_version()},
-        "network": {"sizes": SIZES, "parameters": network.parameters, "multiply_adds": network.multiply_adds},
-        "bytes": artifact.size_bytes,
+        "network": {"sizes": SIZES, "parameters": relu.parameters, "multiply_adds": relu.multiply_adds},
+        "bytes": {name: artifact.size_bytes for name, artifact in made.items()},
         "rounds": ROUNDS,
         "native": native,
         "python_us": python,
@@ -133,61 +66,81 @@ def main() -> None:
     print(json.dumps(storage.plain(report), indent=1))
 
 
-def student() -> Blueprint:
-    """8-64-64-4 ReLU with random weights."""
+def student(activation: str = "relu") -> Blueprint:
+    """8-64-64-4 with random weights, and a range of what was seen."""
     rng = seeding.generator(0, "train", 8644)
     layers = tuple(
         Dense(
             (rng.normal(size=(n, m)) / np.sqrt(n)).astype(np.float32),
             rng.normal(size=m).astype(np.float32) * 0.1,
-            "relu",
+            activation,
         )
         for n, m in itertools.pairwise(SIZES)
     )
     layers = (*layers[:-1], Dense(layers[-1].weight, layers[-1].bias))
     spec = Spec(gym.spaces.Box(-np.inf, np.inf, (8,), np.float32), gym.spaces.Discrete(4), "latency")
-    return Blueprint(spec, spaces.head_for(spec.action_space), layers, name="mlp:64x64")
+    seen = Range(np.full(8, -3, np.float32), np.full(8, 3, np.float32))
+    return Blueprint(spec, spaces.head_for(spec.action_space), layers, name="mlp:64x64", seen=seen)
 
 
 # ---------------------------------------------------------------- native
 
 
-def native_times(folder: Path, multiply_adds: int) -> dict[str, Any]:
-    """Nanoseconds per step of each build, and the floor."""
-    (folder / "c" / "loop.c").write_text(LOOP)
-    (folder / "floor.c").write_text(FLOOR)
-    programs = {
-        name: build(folder / "c" / "loop.c", folder / name.replace(" ", "_"), flags) for name, flags in BUILDS.items()
-    }
-    floor = build(folder / "floor.c", folder / "floor", ("-O3", "-march=native", "-w"))
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    rates, sums, lanes = [], set(), 0
+def native_times(networks: dict[str, Blueprint], folder: Path) -> dict[str, Any]:
+    """Nanoseconds per step of each activation and build, of ONNX Runtime, and the floors."""
+    commands = programs(networks, folder)
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    reads: dict[str, list[float]] = {build: [] for build in BUILDS}
+    actions: dict[str, set[str]] = {activation: set() for activation in networks}
+    lanes = {}
     for _ in range(ROUNDS):
-        per_multiply_add, lanes_word, _ = run(floor)
-        rates.append(float(per_multiply_add))
-        lanes = int(lanes_word)
-        for name, program in programs.items():
-            spent, actions = run(program)
-            times[name].append(float(spent))
-            sums.add(actions)
-    floor_ns = min(rates) * multiply_adds
+        for name, command in commands.items():
+            words = run(command)
+            times[name].append(float(words[0]))
+            kind, which = name.split(" ", 1)
+            if kind == "floor":
+                reads[which].append(float(words[1]))
+                lanes[which] = int(words[2])
+            else:
+                actions[kind].add(words[1])
+    if any(len(found) != 1 for found in actions.values()):
+        raise SystemExit(f"the builds or ONNX Runtime do not choose the same actions: {actions}")
+    adds = next(iter(networks.values())).multiply_adds
     return {
-        "floor_ns": floor_ns,
+        "floor_ns": {build: min(times[f"floor {build}"]) * adds for build in BUILDS},
+        "reading_floor_ns": {build: min(reads[build]) * adds for build in BUILDS},
         "floor_lanes": lanes,
-        "floor_gigamacs": 1 / min(rates),
-        "step_ns": {name: min(values) for name, values in times.items()},
-        "step_ns_median": {name: statistics.median(values) for name, values in times.items()},
-        "same_actions_in_all_builds": len(sums) == 1,
+        "step_ns": {name: min(values) for name, values in times.items() if not name.startswith("floor")},
+        "step_ns_median": {name: statistics.median(v) for name, v in times.items() if not name.startswith("floor")},
     }
 
 
-def build(source: Path, program: Path, flags: tuple[str, ...]) -> Path:
-    compiled_c.run_compiler([*flags, str(source), "-o", str(program), "-lm"])
-    return program
+def programs(networks: dict[str, Blueprint], folder: Path) -> dict[str, list[str]]:
+    """The commands to time, by "activation build", "activation onnxruntime" and "floor build"."""
+    commands: dict[str, list[str]] = {}
+    for flags_name, flags in BUILDS.items():
+        commands[f"floor {flags_name}"] = [compiled(latency_programs.FLOOR, folder, f"floor {flags_name}", flags)]
+    for activation, network in networks.items():
+        place = folder / activation
+        for flags_name, flags in BUILDS.items():
+            commands[f"{activation} {flags_name}"] = [compiled(latency_programs.LOOP, place / "c", flags_name, flags)]
+        onnx.export(network, place / "onnx")
+        caller = compiled(latency_programs.RUNTIME, place / "onnx", "runtime", ("-O2", "-w", "-ldl"))
+        (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*")
+        commands[f"{activation} onnxruntime"] = [caller, str(library), str(place / "onnx" / "policy.onnx")]
+    return commands
 
 
-def run(program: Path) -> list[str]:
-    return subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
+def compiled(source: str, folder: Path, name: str, flags: tuple[str, ...]) -> str:
+    program = folder / name.replace(" ", "_")
+    text = program.with_suffix(".c")
+    text.write_text(source)
+    compiled_c.run_compiler([*flags, "-Wno-unknown-pragmas", str(text), "-o", str(program), "-lm"])
+    return str(program)
+
+
+def run(command: list[str]) -> list[str]:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 def compiler_version() -> str:
@@ -247,11 +200,14 @@ def sb3_step(network: Blueprint) -> Callable[[Array], int]:
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     torch.set_num_threads(1)
+    first = network.layers[0]
+    assert isinstance(first, Dense)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         policy = ActorCriticPolicy(
             network.spec.observation_space, network.spec.action_space, lambda _: 1e-3,
-            net_arch={"pi": [64, 64], "vf": [64, 64]}, activation_fn=torch.nn.ReLU,
+            net_arch={"pi": [64, 64], "vf": [64, 64]},
+            activation_fn=torch.nn.ReLU if first.activation == "relu" else torch.nn.Tanh,
         )  # fmt: skip
     linear = [m for m in policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)] + [policy.action_net]
     with torch.no_grad():
@@ -267,16 +223,19 @@ def sb3_step(network: Blueprint) -> Callable[[Array], int]:
     return step
 
 
-def ratios(native: dict[str, Any], python: dict[str, float]) -> dict[str, float]:
-    """What issue and README quote: native over floor, and how many times faster than the others from Python."""
-    ours = python["limbeck step native"]
-    return {
-        **{f"native {name} / floor": ns / native["floor_ns"] for name, ns in native["step_ns"].items()},
-        "sb3 predict / limbeck": python["sb3 predict"] / ours,
-        "onnxruntime / limbeck": python["onnxruntime"] / ours,
-        "sb3 predict / limbeck portable build": python["sb3 predict"] / python["limbeck step"],
-        "onnxruntime / limbeck portable build": python["onnxruntime"] / python["limbeck step"],
-    }
+def ratios(native: dict[str, Any], python: dict[str, dict[str, float]]) -> dict[str, float]:
+    """What is quoted: native over the floors, and how many times faster than the others."""
+    found = {}
+    for activation in ACTIVATIONS:
+        for flags in BUILDS:
+            step = native["step_ns"][f"{activation} {flags}"]
+            found[f"{activation} {flags} / floor"] = step / native["floor_ns"][flags]
+            found[f"{activation} {flags} / reading floor"] = step / native["reading_floor_ns"][flags]
+            found[f"onnxruntime C API / {activation} {flags}"] = native["step_ns"][f"{activation} onnxruntime"] / step
+        for ours in ("limbeck step", "limbeck step native"):
+            for other in ("sb3 predict", "onnxruntime"):
+                found[f"python, {activation}: {other} / {ours}"] = python[activation][other] / python[activation][ours]
+    return found
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ WORKS = {
     ),
     "halfcheetah": Work(
         "HalfCheetah-v5", str(HERE.parent / "recipes" / "teachers" / "halfcheetah.safetensors"), "mlp:64x64:tanh",
-        "executed_huber", 7, 3000, 3, 500, 512, (5e-3, 2e-4), 32,
+        "gaussian_kl", 7, 3000, 3, 500, 512, (5e-3, 2e-4), 32,
         (("dagger", "tuned", 1.0), ("bc", "tuned", 1.0)),
     ),
 }  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -124,10 +126,7 @@ Answer = tuple[int, str, str]  # exit code, standard output, standard error
 
 def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """`main` called here, where starting a process would only cost time; it must not claim this process's signals."""
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(tasks.watchdog, "hard_exit", False)
-    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 60.0)
-    monkeypatch.setattr("sys.path", list(sys.path))
+    _spared(monkeypatch)
 
     def call(*arguments: str | Path) -> Answer:
         code = cli.main([str(argument) for argument in arguments])
@@ -135,6 +134,23 @@ def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return code, out, err
 
     return call
+
+
+def called(*arguments: str | Path) -> Answer:
+    """The same where no fixture of one test can be asked for."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        _spared(patch)
+        code = cli.main([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def _spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line sets for its whole process is set back."""
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(tasks.watchdog, "hard_exit", False)
+    monkeypatch.setattr(tasks.watchdog, "limit_seconds", 60.0)
+    monkeypatch.setattr("sys.path", list(sys.path))
 
 
 def refusal(answer: Answer, code: int) -> str:

@@ -6,14 +6,25 @@ import signal
 
 import numpy as np
 import pytest
-from cli_cases import fingerprint, killed_at, limbeck, tiny
+from cli_cases import called, fingerprint, killed_at, limbeck, tiny
+from end_to_end_cases import no_film
 
 from limbeck import storage
 from limbeck.collection import STUDENT, TEACHER
 from limbeck.dataset import open_dataset
 from limbeck.runs import load_one
 
-NOTHING_AFTER = {"polish": {"enabled": False}, "prove": {"max_episodes": 10, "bound_episodes": 10, "retain": 0.5}}
+NOTHING_AFTER = {
+    "polish": {"enabled": False}, "prove": {"max_episodes": 10, "bound_episodes": 10, "retain": 0.5},
+    "export": {"targets": ["numpy"]}, "report": {"gallery": "off"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unfilmed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("limbeck.reporting.side_by_side", no_film)
+        yield
 
 
 def shards(folder):
@@ -51,9 +62,9 @@ def test_offline_plays_the_budget_at_once_and_then_nothing(tmp_path):
 def chosen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("auto")
     recipe = tiny(folder, collect={"driver": "auto", "steps": 128}, **NOTHING_AFTER)
-    done = limbeck("distill", recipe, "--out", folder / "run")
-    assert done.returncode == 0, done.stderr
-    return recipe, folder / "run", done.stderr
+    code, _, err = called("distill", recipe, "--out", folder / "run")
+    assert code == 0, err
+    return recipe, folder / "run", err
 
 
 def test_auto_compares_fresh_rows_of_one_shared_round_and_follows_what_it_measured(chosen):
@@ -89,16 +100,16 @@ def test_a_plateau_skips_the_remaining_rounds_and_says_so(tmp_path):
     """With a gain of 100 % asked for, no round is a gain: rounds 2, 3 and 4 are compared with round 2."""
     stop = {"stop": "plateau", "patience": 2, "stop_gain": 1.0, "rounds": 9}
     recipe = tiny(tmp_path, imitate=stop, **NOTHING_AFTER)
-    done = limbeck("distill", recipe, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    assert "stopped after round 4 of 9: no member's loss on fresh student states fell by 100%" in done.stderr
+    code, _, err = called("distill", recipe, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "stopped after round 4 of 9: no member's loss on fresh student states fell by 100%" in err
     assert open_dataset(tmp_path / "run" / "dataset", "CartPole-v1").rounds == 4
     assert lines(tmp_path / "run", "why")[0]["rounds_skipped"] == 5
     assert {row["round"] for row in lines(tmp_path / "run", "fresh_loss")} == {1, 2, 3}
     assert last(tmp_path / "run")[1]["progress"]["stopped"]
-    again = limbeck("distill", recipe, "--out", tmp_path / "run")
-    assert again.returncode == 0
-    assert "round 5/9" not in again.stderr
+    code, _, err = called("distill", recipe, "--out", tmp_path / "run")
+    assert code == 0
+    assert "round 5/9" not in err
 
 
 def test_the_best_validated_weights_leave_the_run(tmp_path):
@@ -106,13 +117,13 @@ def test_the_best_validated_weights_leave_the_run(tmp_path):
     imitate = {"validation_share": 0.3, "keep_best": True, "rounds": 6, "stop": "validation", "patience": 2}
     imitate |= {"learning_rate": 1e-2, "final_learning_rate": 10.0, "gradient_steps": 20}
     recipe = tiny(tmp_path, students=["mlp:4"], imitate=imitate, **NOTHING_AFTER)
-    done = limbeck("distill", recipe, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    code, _, err = called("distill", recipe, "--out", tmp_path / "run")
+    assert code == 0, err
     arrays, meta = last(tmp_path / "run")
     best = meta["progress"]["best"]["mlp-4-s0"]
     rounds = [row["round"] for row in lines(tmp_path / "run", "held_out_loss")]
     assert best == rounds[-1] - 2, "it stopped two rounds after the best"
-    assert "no member's loss on held-out episodes fell in 2 rounds" in done.stderr
+    assert "no member's loss on held-out episodes fell in 2 rounds" in err
     kept, theta = arrays["mlp-4-s0/beside/best"], arrays["mlp-4-s0/theta"]
     assert not np.allclose(kept, theta)
     shipped, _ = storage.read_arrays(tmp_path / "run" / "students" / "mlp-4-s0" / "policy.safetensors")

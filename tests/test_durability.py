@@ -36,7 +36,7 @@ POINTS = [  # in the order in which a run passes them
     "play:2",  # in the race after round 2
     "torn:checkpoints/round-000002:1",
     "before:checkpoints/polish-mlp-2-s0-000002:1",
-    "after:policy.c:1",  # an artefact half written
+    "after:policy.h:1",  # an artefact half written
     "after:proofs/returns.json:1",
     "before:records/prove-mlp-2-s0:1",
     "before:report.html:1",

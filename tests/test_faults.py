@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
 import resource
 import shutil
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 import yaml
-from cli_cases import TEACHER, Answer, caller, environment, hashes, limbeck, refusal, students, tiny
+from cli_cases import TEACHER, Answer, caller, hashes, limbeck, refusal, students, tiny
+from end_to_end_cases import no_film
 
 from limbeck import blueprints, storage, tasks, teachers
 from limbeck.reporting import load_result
@@ -246,8 +250,8 @@ def test_json_on_an_error_leaves_standard_output_empty(call: Call) -> None:
 
 
 @pytest.fixture
-def faulty(tmp_path: Path) -> Callable[..., Answer]:
-    """Runs the same command on an environment that behaves as it is told this time."""
+def faulty(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Answer]]:
+    """Runs the same command on an environment that behaves as it is told this time; `apart`: in a process of its own."""
     (tmp_path / "faulty_env.py").write_text(FAULTY)
     recipe = tiny(
         tmp_path,
@@ -257,12 +261,21 @@ def faulty(tmp_path: Path) -> Callable[..., Answer]:
         imitate={"rounds": 7},
     )
 
-    def run(behaviour: str, out: str = "run") -> Answer:
-        (tmp_path / "behaviour").write_text(behaviour)
-        done = limbeck("distill", recipe, "--out", out, "--json", cwd=tmp_path)
-        return done.returncode, done.stdout, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("limbeck.reporting.side_by_side", no_film)
 
-    return run
+    def run(behaviour: str, out: str = "run", apart: bool = False) -> Answer:
+        (tmp_path / "behaviour").write_text(behaviour)
+        words = ("distill", recipe, "--out", out, "--json")
+        if apart:
+            done = limbeck(*words)
+            return done.returncode, done.stdout, done.stderr
+        sys.modules.pop("faulty_env", None)  # imported again, it counts its steps from 0 as in a new process
+        return call(*words)
+
+    yield run
+    sys.modules.pop("faulty_env", None)
+    gymnasium.registry.pop("Faulty-v0", None)
 
 
 def rounds_kept(folder: Path) -> int:
@@ -295,31 +308,39 @@ def test_an_environment_that_fails_in_three_ways(faulty: Callable[..., Answer], 
 
 @pytest.mark.slow
 def test_an_environment_that_cannot_be_interrupted(faulty: Callable[..., Answer]) -> None:
-    line = refusal(faulty("deaf 900"), 6)
+    line = refusal(faulty("deaf 900", apart=True), 6)
     assert "did not return within 1 s" in line
 
 
 # ---------------------------------------------------------------- disks and folders
 
 
-def limited(size: int) -> Callable[[], None]:
-    """A disk on which no file can grow beyond `size` bytes; Python ignores the signal and gets EFBIG."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+@contextlib.contextmanager
+def limited(size: int) -> Iterator[None]:
+    """A disk on which no file of this process and its children can grow beyond `size` bytes; Python ignores the signal
+    and gets EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk(finished: Path, tmp_path: Path) -> None:
+def test_a_full_disk(call: Call, finished: Path, tmp_path: Path) -> None:
     """First no shard fits, then no page; with room the same command ends as the run that always had room."""
     recipe, folder = tiny(tmp_path), tmp_path / "run"
     page = (finished / "report.html").stat().st_size
     for size, missing in ((5_000, "round-00000.safetensors"), (page - 1000, "report.html")):
-        done = limbeck("distill", recipe, "--out", folder, preexec_fn=limited(size))
-        line = refusal((done.returncode, done.stdout, done.stderr), 5)
+        with limited(size):
+            answer = call("distill", recipe, "--out", folder)
+        line = refusal(answer, 5)
         assert missing in line
         assert "Free that much space, then run the same command again; nothing was lost." in line
         assert not [p for p in folder.rglob("*") if storage.is_aside(p)]
         assert not (folder / missing).exists()
-    done = limbeck("distill", recipe, "--out", folder)
-    assert done.returncode == 0, done.stderr
+    code, _, err = call("distill", recipe, "--out", folder)
+    assert code == 0, err
     assert students(folder) == students(finished)
 
 
@@ -360,6 +381,10 @@ def test_a_damaged_record(name: str, call: Call, finished: Path, tmp_path: Path)
 # ---------------------------------------------------------------- JSON, and a machine without a compiler
 
 
+def weights(folder: Path) -> dict[str, str]:
+    return {name: digest for name, digest in students(folder).items() if name.endswith(".safetensors")}
+
+
 def test_every_verb_prints_json_alone(
     call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,14 +415,16 @@ def test_every_verb_prints_json_alone(
         json.loads(out, parse_constant=pytest.fail)
 
 
-def test_without_a_c_compiler(finished: Path, tmp_path: Path) -> None:
-    done = limbeck("distill", tiny(tmp_path), "--out", tmp_path / "run", env=environment(PATH=str(tmp_path), CC=None))
-    assert done.returncode == 0, done.stderr
-    assert "C written, not proved here: no C compiler" in done.stderr
+def test_without_a_c_compiler(call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    code, _, err = call("distill", tiny(tmp_path), "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "C written, not proved here: no C compiler" in err
     result = load_result(tmp_path / "run")
     assert {m.proof.played_by for m in result.members if m.proof is not None} == {"numpy"}
     assert [(a.target, a.compiled) for a in result.members[0].artifacts] == [("onnx", True), ("c", False)]
-    assert students(tmp_path / "run") == students(finished)
+    assert weights(tmp_path / "run") == weights(finished) != {}, "their cards differ: they say what plays them"
 
 
 def test_what_is_refused_leaves_the_loaders_usable() -> None:
@@ -463,16 +490,21 @@ def test_recording_where_something_lies(call: Call, tmp_path: Path, monkeypatch:
     assert hashes(tmp_path) == before
 
 
-def test_recording_onto_a_full_disk(tmp_path: Path) -> None:
+def test_recording_onto_a_full_disk(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The HDF5 library ends the process where it cannot write; here a line is told, and with room it is done."""
+    monkeypatch.chdir(tmp_path)
     arguments = ("record", TEACHER, "CartPole-v1", "set", "--episodes", "2")
-    done = limbeck(*arguments, cwd=tmp_path, preexec_fn=limited(3000))
+    with limited(3000):
+        done = limbeck(*arguments)
     assert "Free that much space" in refusal((done.returncode, done.stdout, done.stderr), 5)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert limbeck(*arguments, cwd=tmp_path).returncode == 0
+    assert call(*arguments)[0] == 0
 
 
-def test_a_refused_teacher_may_be_accepted_in_the_same_folder(call: Call, tmp_path: Path) -> None:
+def test_a_refused_teacher_may_be_accepted_in_the_same_folder(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limbeck.reporting.side_by_side", no_film)
     recipe, out = tiny(tmp_path), ("--out", tmp_path / "run")
     line = refusal(call("distill", recipe, *out, "--expect", "9000"), 2)
     assert "--accept-teacher" in line

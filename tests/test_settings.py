@@ -105,14 +105,16 @@ def numeric_fields():
 def test_every_number_has_a_range():
     found = set(numeric_fields())
     assert found >= {"seed", "gamma", "grow.samples", "critic.ridge", "polish.horizon"}
-    assert found - set(settings._RANGES) == {"verify.expect"}, "a return may be any finite number, and is checked apart"
-    assert set(settings._RANGES) <= found
+    assert found - set(settings.ranges.RANGES) == {"verify.expect"}, (
+        "a return may be any finite number, and is checked apart"
+    )
+    assert set(settings.ranges.RANGES) <= found
 
 
-@pytest.mark.parametrize("path", sorted(set(settings._RANGES)))
+@pytest.mark.parametrize("path", sorted(set(settings.ranges.RANGES)))
 def test_a_number_beyond_its_range_is_refused(path):
     *stage, name = path.split(".")
-    for wrong in (settings._RANGES[path][0] - 1, settings._RANGES[path][1] + 1, float("nan")):
+    for wrong in (settings.ranges.RANGES[path][0] - 1, settings.ranges.RANGES[path][1] + 1, float("nan")):
         given = {name: wrong}
         with pytest.raises(InputError, match=path.replace(".", r"\.")):
             settings.recipe_from({**BASE, **({stage[0]: given} if stage else given)})

@@ -10,22 +10,40 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "LimbeckError",
+    "bench",
     "check",
     "demo",
     "diagnose",
     "distill",
     "export",
     "inspect",
+    "play",
     "prove",
     "record",
     "report",
     "search",
+    "stress",
     "teach",
 ]
 
 if TYPE_CHECKING:
     from limbeck.errors import LimbeckError
-    from limbeck.verbs import check, demo, diagnose, distill, export, inspect, prove, record, report, search, teach
+    from limbeck.verbs import (
+        bench,
+        check,
+        demo,
+        diagnose,
+        distill,
+        export,
+        inspect,
+        play,
+        prove,
+        record,
+        report,
+        search,
+        stress,
+        teach,
+    )
 
 
 def __getattr__(name: str) -> object:

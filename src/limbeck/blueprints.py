@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from limbeck import spaces, storage
+from limbeck import layerfiles, spaces, storage
 from limbeck.contracts import (
-    LAYERS,
+    LEVELS,
     Array,
     Blueprint,
     Conv,
@@ -26,16 +26,19 @@ from limbeck.contracts import (
     Normaliser,
     Parallel,
     Pool,
+    Quantise,
+    Range,
     Shared,
     Spec,
     View,
     chain_problem,
 )
+from limbeck.contracts.quantised import SCALES
 from limbeck.errors import InputError, printable
+from limbeck.layerfiles import number, number_to_json, whole, word
 
 FORMAT = "limbeck-policy-1"
 LARGEST = 2**26  # numbers in one row of a step: 256 MiB; what needs more is a mistake or an attack
-DEEPEST = 8  # levels of layers inside of layers
 DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, MemoryError, RecursionError, TypeError, ValueError,
 )  # fmt: skip  # what a description that is not ours can raise on its way through json, Gymnasium and numpy
@@ -54,15 +57,27 @@ def save(blueprint: Blueprint, path: Path, provenance: Mapping[str, Any] | None 
         "action_space": spaces.to_json(blueprint.spec.action_space),
         "head": head_to_json(blueprint.head),
         "view": view_to_json(blueprint.view),
-        "layers": _layers_to_arrays("layers", blueprint.layers, arrays),
-        "value_layers": _layers_to_arrays("value_layers", blueprint.value_layers, arrays),
+        "layers": layerfiles.to_arrays("layers", blueprint.layers, arrays),
+        "value_layers": layerfiles.to_arrays("value_layers", blueprint.value_layers, arrays),
     }
     if blueprint.normaliser is not None:
         for key in ("mean", "scale"):
             arrays[f"normaliser.{key}"] = np.asarray(getattr(blueprint.normaliser, key), np.float32)
-        description["normaliser_clip"] = _number_to_json(blueprint.normaliser.clip)
+        description["normaliser_clip"] = number_to_json(blueprint.normaliser.clip)
+    if blueprint.seen is not None:
+        for key in ("low", "high"):
+            arrays[f"seen.{key}"] = np.asarray(getattr(blueprint.seen, key), np.float32)
     meta = {"limbeck": json.dumps(description), "provenance": json.dumps(storage.plain(provenance or {}))}
     storage.write_arrays(path, arrays, meta)
+
+
+def stored_bytes(blueprint: Blueprint) -> int:
+    """Bytes of the deployed policy's numbers as they lie in its file, without critic, description and what was seen."""
+    arrays: dict[str, Array] = {}
+    layerfiles.to_arrays("layers", blueprint.layers, arrays)
+    norm = blueprint.normaliser
+    statistics = 0 if norm is None else 4 * (norm.mean.size + norm.scale.size)
+    return sum(int(a.nbytes) for a in arrays.values()) + statistics
 
 
 def load(path: Path) -> tuple[Blueprint, dict[str, Any]]:
@@ -96,13 +111,14 @@ def _described(described: Mapping[str, Any], arrays: Mapping[str, Array]) -> Blu
         normaliser = Normaliser(arrays["normaliser.mean"], arrays["normaliser.scale"], clip)
     observed, acted = (spaces.from_json(described[k]) for k in ("observation_space", "action_space"))
     blueprint = Blueprint(
-        spec=Spec(observed, acted, _word(described["task"], "task"), _whole(described.get("agents", 1), "agents")),
+        spec=Spec(observed, acted, word(described["task"], "task"), whole(described.get("agents", 1), "agents")),
         head=head_from_json(described["head"]),
-        layers=_layers_from_arrays("layers", described["layers"], arrays),
+        layers=layerfiles.from_arrays("layers", described["layers"], arrays),
         view=view_from_json(described["view"]),
         normaliser=normaliser,
-        value_layers=_layers_from_arrays("value_layers", described["value_layers"], arrays),
-        name=_word(described["name"], "name"),
+        value_layers=layerfiles.from_arrays("value_layers", described["value_layers"], arrays),
+        name=word(described["name"], "name"),
+        seen=Range(arrays["seen.low"], arrays["seen.high"]) if "seen.low" in arrays else None,
     )
     check(blueprint)
     return blueprint
@@ -136,6 +152,7 @@ def check(blueprint: Blueprint) -> None:
         )
     if norm is not None and not norm.clip > 0:
         raise InputError(f"the normaliser clips at {norm.clip}. Allowed: positive numbers.")
+    _check_seen(blueprint.seen, width)
     inputs = width * blueprint.view.history
     for layers, outputs in ((blueprint.layers, blueprint.head.width), (blueprint.value_layers, 1)):
         if problem := chain_problem(layers, inputs, outputs):
@@ -145,6 +162,17 @@ def check(blueprint: Blueprint) -> None:
     largest = max([inputs, *map(_largest, (*blueprint.layers, *blueprint.value_layers))])
     if largest > LARGEST:
         raise InputError(f"a step of the policy needs a row of {largest:,} numbers. Allowed: up to {LARGEST:,}.")
+
+
+def _check_seen(seen: Range | None, width: int) -> None:
+    if seen is None:
+        return
+    if not seen.low.shape == seen.high.shape == (width,):
+        raise InputError(
+            f"what was seen has {seen.low.shape} and {seen.high.shape} numbers against observations of {width}. They must agree."
+        )
+    if not (seen.low <= seen.high).all():
+        raise InputError("what was seen has a least value above its largest, or NaN. Export the policy again.")
 
 
 def _check_mask(blueprint: Blueprint) -> None:
@@ -194,16 +222,31 @@ def fold(blueprint: Blueprint) -> Blueprint:
     """The same policy with an unclipped normaliser folded into its first layer: fewer stored numbers, same function.
 
     Observations far from zero for their spread (a temperature in kelvin) keep their normaliser: folded, float32 would
-    cancel and the student would no longer be the one that was trained.
+    cancel and the student would no longer be the one that was trained. A quantiser subtracts before it multiplies, so
+    it takes any normaliser whose clip it does itself; where an observation lies on the border of two levels, it may then
+    be the other one.
     """
     norm, view = blueprint.normaliser, blueprint.view
-    if norm is None or not math.isinf(norm.clip) or not blueprint.layers or not foldable(norm.mean, norm.scale):
+    if norm is None or not blueprint.layers:
+        return blueprint
+    first = blueprint.layers[0]
+    if not (_clips(first, norm.clip) if isinstance(first, Quantise) else _foldable(norm)):
         return blueprint
     if view.history > 1 and view.padding == "zero" and norm.mean.any():
         return blueprint  # the zeros before an episode's start are normalised numbers: unfolded they would be others
     mean, scale = (np.tile(a.astype(np.float64), view.history) for a in (norm.mean, norm.scale))
-    first = _folded(blueprint.layers[0], mean, scale)
-    return blueprint if first is None else replace(blueprint, layers=(first, *blueprint.layers[1:]), normaliser=None)
+    folded = _folded(first, mean, scale)
+    return blueprint if folded is None else replace(blueprint, layers=(folded, *blueprint.layers[1:]), normaliser=None)
+
+
+def _foldable(norm: Normaliser) -> bool:
+    return math.isinf(norm.clip) and foldable(norm.mean, norm.scale)
+
+
+def _clips(layer: Quantise, clip: float) -> bool:
+    """Whether all that lies beyond +-clip has the outermost levels anyway."""
+    low, high = (-clip - layer.offset) * layer.scale, (clip - layer.offset) * layer.scale
+    return bool((low <= -LEVELS).all() and (high >= LEVELS).all())
 
 
 def _folded(layer: Layer, mean: Array, scale: Array) -> Layer | None:
@@ -215,6 +258,12 @@ def _folded(layer: Layer, mean: Array, scale: Array) -> Layer | None:
         case Gru():
             weight, bias = absorbed(layer.weight_x, layer.bias_x, mean, scale)
             return replace(layer, weight_x=weight, bias_x=bias)
+        case Quantise():
+            steps = layer.scale / scale
+            if not ((steps >= SCALES[0]) & (steps <= SCALES[1])).all():
+                return None
+            offset = mean + layer.offset.astype(np.float64) * scale
+            return replace(layer, offset=offset.astype(np.float32), scale=steps.astype(np.float32))
         case Conv() if (
             layer.layout == "hwc" and not any(layer.padding) and _repeats((mean, scale), layer.weight.shape[2])
         ):
@@ -245,130 +294,14 @@ def absorbed(weight: Floats, bias: Floats, mean: Array, scale: Array) -> tuple[F
     return wide.astype(np.float32), (bias - mean @ wide).astype(np.float32)
 
 
-def _layers_to_arrays(prefix: str, layers: tuple[Layer, ...], arrays: dict[str, Array]) -> list[dict[str, Any]]:
-    """Layers as plain tables; their numbers go into `arrays` under the layer's place, as layers.0.weight."""
-    return [_layer_to_arrays(f"{prefix}.{i}", layer, arrays) for i, layer in enumerate(layers)]
-
-
-def _layer_to_arrays(place: str, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:
-    described: dict[str, Any] = {"type": layer.kind}
-    for entry in fields(layer):
-        value = getattr(layer, entry.name)
-        if isinstance(value, np.ndarray):
-            arrays[f"{place}.{entry.name}"] = np.asarray(value, np.float32)
-        elif entry.name == "layers":
-            described["layers"] = _layers_to_arrays(f"{place}.layers", value, arrays)
-        elif entry.name == "branches":
-            described["branches"] = [
-                _layers_to_arrays(f"{place}.branches.{k}", branch, arrays) for k, branch in enumerate(value)
-            ]
-        else:
-            described[entry.name] = _number_to_json(value) if isinstance(value, float) else value
-    return described
-
-
-def _layers_from_arrays(prefix: str, described: Any, arrays: Mapping[str, Array], depth: int = 0) -> tuple[Layer, ...]:
-    if depth > DEEPEST:
-        raise InputError(f"layers inside of layers, deeper than {DEEPEST} levels. Export the policy again.")
-    if not isinstance(described, list):
-        raise InputError(f"the layers are {printable(described)!r}. Allowed: a list. Export the policy again.")
-    return tuple(_layer_from_arrays(f"{prefix}.{i}", entry, arrays, depth) for i, entry in enumerate(described))
-
-
-def _layer_from_arrays(place: str, described: Mapping[str, Any], arrays: Mapping[str, Array], depth: int) -> Layer:
-    kind = described["type"]
-    if not isinstance(kind, str) or kind not in LAYERS:
-        raise InputError(f"unknown layer {printable(kind)!r}. Allowed: {', '.join(LAYERS)}.")
-    values: dict[str, Any] = {}
-    for entry in fields(LAYERS[kind]):
-        key = entry.name
-        if key in _RANKS:
-            values[key] = array = arrays[f"{place}.{key}"]
-            wanted = _WEIGHT_RANKS.get(kind, _RANKS[key]) if key == "weight" else _RANKS[key]
-            if array.ndim != wanted:
-                raise InputError(f"the {kind} layer's {key} has shape {array.shape}, allowed {wanted} dimensions.")
-        elif key == "layers":
-            values[key] = _layers_from_arrays(f"{place}.layers", described[key], arrays, depth + 1)
-        elif key == "branches":
-            values[key] = tuple(
-                _layers_from_arrays(f"{place}.branches.{k}", branch, arrays, depth + 1)
-                for k, branch in enumerate(described[key])
-            )
-        elif key in described:
-            values[key] = _OPTIONS[key](described[key], key)
-    return LAYERS[kind](**values)
-
-
-_RANKS = {"weight": 2, "bias": 1, "weight_x": 2, "weight_h": 2, "bias_x": 1, "bias_h": 1, "spread": 2, "threshold": 1, "leaves": 2}  # fmt: skip
-_WEIGHT_RANKS = {"conv": 4, "norm": 1, "tree": 1, "sparse": 1}
-
-
-def _word(value: Any, key: str) -> str:
-    if isinstance(value, str):
-        return value
-    raise InputError(f"{key} is {printable(repr(value))}. Allowed: a word. Export the policy again.")
-
-
-def _whole(value: Any, key: str) -> int:
-    if type(value) is int and abs(value) < 2**63:
-        return value
-    raise InputError(f"{key} is {printable(repr(value))}. Allowed: a whole number. Export the policy again.")
-
-
-def _number(value: Any, key: str) -> float:
-    if type(value) in (int, float) or value in ("inf", "-inf"):
-        return float(value)
-    raise InputError(f"{key} is {printable(repr(value))}. Allowed: a number. Export the policy again.")
-
-
-def _wholes(count: int) -> Callable[[Any, str], tuple[int, ...]]:
-    def read(value: Any, key: str) -> tuple[int, ...]:
-        if isinstance(value, list) and len(value) == count:
-            return tuple(_whole(v, key) for v in value)
-        raise InputError(f"{key} is {printable(repr(value))}. Allowed: {count} whole numbers. Export the policy again.")
-
-    return read
-
-
-def _places(value: Any, key: str) -> tuple[int, ...]:
-    if isinstance(value, list):
-        return tuple(_whole(v, key) for v in value)
-    raise InputError(f"{key} is {printable(repr(value))}. Allowed: whole numbers. Export the policy again.")
-
-
-def _reads(value: Any, key: str) -> tuple[tuple[int, ...], ...]:
-    if isinstance(value, list):
-        return tuple(_places(v, key) for v in value)
-    raise InputError(f"{key} is {printable(repr(value))}. Allowed: lists of whole numbers. Export the policy again.")
-
-
-def _spans(value: Any, key: str) -> tuple[tuple[int, ...], ...]:
-    if isinstance(value, list):
-        return tuple(_wholes(2)(v, key) for v in value)
-    raise InputError(f"{key} is {printable(repr(value))}. Allowed: pairs of whole numbers. Export the policy again.")
-
-
-_OPTIONS: dict[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("activation", "layout", "method"), _word),
-    **dict.fromkeys(("channels", "count", "width", "says"), _whole),
-    **dict.fromkeys(("size", "stride", "window"), _wholes(2)),
-    **dict.fromkeys(("epsilon", "limit"), _number),
-    "padding": _wholes(4),
-    "spans": _spans,
-    "children": _spans,
-    "reads": _reads,
-    "biased": _places,
-}
-
-
 def head_to_json(head: Head) -> dict[str, Any]:
     described = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(head).items()}
-    return {**described, "low": [_number_to_json(v) for v in head.low], "high": [_number_to_json(v) for v in head.high]}
+    return {**described, "low": [number_to_json(v) for v in head.low], "high": [number_to_json(v) for v in head.high]}
 
 
 def head_from_json(data: Mapping[str, Any]) -> Head:
-    bounds = {k: tuple(_number(float(v), k) for v in data[k]) for k in ("low", "high")}
-    wholes = {k: tuple(_whole(v, k) for v in data[k]) for k in ("sizes", "start", "shape")}
+    bounds = {k: tuple(number(float(v), k) for v in data[k]) for k in ("low", "high")}
+    wholes = {k: tuple(whole(v, k) for v in data[k]) for k in ("sizes", "start", "shape")}
     return Head(data["kind"], low=bounds["low"], high=bounds["high"], **wholes)
 
 
@@ -380,14 +313,10 @@ def view_from_json(data: Mapping[str, Any]) -> View:
     """The view that `view_to_json` wrote, or an older version, before there were frame stacks and masks."""
     keys, indices, mask = data["keys"], data["indices"], data.get("mask")
     return View(
-        keys=None if keys is None else tuple(_word(k, "a view's key") for k in keys),
-        indices=None if indices is None else tuple(_whole(i, "a view's index") for i in indices),
-        history=_whole(data["history"], "the view's history"),
-        noise=_number(data.get("noise", 0.0), "the view's noise"),
+        keys=None if keys is None else tuple(word(k, "a view's key") for k in keys),
+        indices=None if indices is None else tuple(whole(i, "a view's index") for i in indices),
+        history=whole(data["history"], "the view's history"),
+        noise=number(data.get("noise", 0.0), "the view's noise"),
         padding=data.get("padding", "first"),
-        mask=None if mask is None else _word(mask, "the view's mask"),
+        mask=None if mask is None else word(mask, "the view's mask"),
     )
-
-
-def _number_to_json(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)

@@ -36,7 +36,7 @@ TEXT = {
     "str | Path | None": str | None,
 }  # what an argument is when it is typed
 POSITIONAL = {"distill": ("teacher",), "search": ("teacher",), "inspect": ("teacher",), "prove": ("student", "teacher", "env"), "teach": ("env", "algorithm"), "record": ("teacher", "env", "out"),
-              "export": ("run",), "diagnose": ("run",), "check": ("folder",), "report": ("run",)}  # fmt: skip
+              "export": ("run",), "diagnose": ("run",), "check": ("folder",), "bench": ("folder",), "play": ("folder",), "stress": ("student", "teacher", "env"), "report": ("run",)}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

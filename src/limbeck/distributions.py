@@ -24,13 +24,14 @@ PRE_TANH_LIMIT = 3.0  # beyond it tanh is within 0.5 % of its limit: methods.md 
 def said(head: Head, params: Floats, mode: Mode = "greedy", rng: np.random.Generator | None = None) -> Array:
     """[B, W] rows -> said actions: int64 [B] (one choice), int64 [B, n] (several), float32 [B, n] (continuous)."""
     if mode == "greedy":
-        return _greedy(head, params)
+        return greedy(head, params)
     if rng is None:
         raise InputError("sampled mode was asked for without a random generator.")
     return _sampled(head, params, rng)
 
 
-def _greedy(head: Head, params: Floats) -> Array:
+def greedy(head: Head, params: Floats) -> Array:
+    """[B, W] rows -> the likeliest said actions, as `said` gives them."""
     match head.kind:
         case "categorical" | "q":
             return params.argmax(axis=1)
@@ -53,7 +54,7 @@ def _sampled(head: Head, params: Floats, rng: np.random.Generator) -> Array:
             mean, log_std = np.split(params, 2, axis=1)
             noise = rng.standard_normal(mean.shape).astype(np.float32)
             return mean + np.exp(np.clip(log_std, *LOG_STD_RANGE)) * noise
-    return _greedy(head, params)  # q, deterministic and tanh heads describe no randomness
+    return greedy(head, params)  # q, deterministic and tanh heads describe no randomness
 
 
 def _gumbel(logits: Floats, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -55,6 +55,10 @@ def imitate(
 ) -> dict[str, float]:
     """`pace.gradient_steps` Adam steps of every member, tasks in turn; the mean loss of each member over the round."""
     names = list(tables)
+    for rows in family.stacks:
+        if rows.stack.architecture.precision:
+            for name, data in tables.items():
+                rows.stack.see(rows.theta, name, _all_inputs(data), fresh=rows.steps == 0)
     sums = {id(rows): torch.zeros(len(rows.members)) for rows in family.stacks}
     draws = [
         Draw(family, recurrent, pixels, run_seed, round_number)
@@ -65,7 +69,7 @@ def imitate(
     if pace.priority:
         for draw in draws:
             draw.preferences = {name: _preferred(draw, tables[name], terms, pace) for name in names if draw.stacks}
-    order = (lambda rows: -rows.stack.parameters) if pace.assistant else None  # an assistant speaks before its students
+    order = (lambda rows: -rows.stack.bits) if pace.assistant else None  # an assistant speaks before its students
     groups = {id(draw): together.group(draw.stacks, run_seed, round_number, order) for draw in draws}
     taken = dict.fromkeys(sums, 0)
     for step in range(pace.gradient_steps):
@@ -111,6 +115,13 @@ def _gradient(
     return loss.detach(), gradient
 
 
+def _all_inputs(data: Table) -> torch.Tensor:
+    """[n, O * H] every row; of pictures, which stay in their files, some."""
+    if isinstance(data.inputs, torch.Tensor):
+        return data.inputs
+    return data.gather(torch.linspace(0, data.rows - 1, min(SCAN, data.rows)).long(), pixels=False)
+
+
 def _with_own(rows: Rows, batch: Batch) -> Batch:
     """Labels that are one member's own, "NAME of MEMBER" [T, B], as NAME [K, T, B] of the stack's members."""
     names = {key.split(OF_MEMBER)[0] for key in batch.labels if OF_MEMBER in key}
@@ -152,14 +163,14 @@ class Assistants:
         self.weight, self.values = weight, values
         self.head = replace(head, kind="categorical") if values else head
         self.terms = (Term(ASSISTANT[self.head.kind], 1.0),)
-        self.said: list[tuple[int, torch.Tensor]] = []  # parameters and rows [K, T, B, W]
+        self.said: list[tuple[int, torch.Tensor]] = []  # stored bits and rows [K, T, B, W]
 
     def lesson(self, rows: Rows, params: torch.Tensor, batch: Batch) -> torch.Tensor:
         """[K] weight * KL(assistant || student), 0 for the largest; then the stack speaks to smaller ones itself.
 
         Member k learns from member k of the next larger stack, around and around where that has fewer. The assistant
         is a label: no gradient enters it."""
-        size = rows.stack.parameters
+        size = rows.stack.bits
         params = objective.as_logits(self.values, params, batch.labels) if self.values else params
         larger = min((one for one in self.said if one[0] > size), key=lambda one: one[0], default=None)
         self.said.append((size, params.detach()))

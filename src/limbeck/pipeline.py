@@ -13,7 +13,7 @@ from limbeck.contracts import RunResult, Task, Teacher
 from limbeck.errors import InputError
 from limbeck.runs import Tell
 from limbeck.settings import Recipe
-from limbeck.stages import choosing, learn, proving, refusals, scene, ship
+from limbeck.stages import choosing, compressing, learn, proving, refusals, scene, ship, stressing
 from limbeck.stages.opening import identity_of_data, open_both
 
 
@@ -39,10 +39,14 @@ def distill(
         family, imitated = learn.imitate_rounds(here)  # collect <> imitate, racing between rounds
         chosen, choice = choosing.choose(here, family)  # one member of each size
         chosen, polished = choosing.polish(here, family, chosen)  # on return, where imitation falls short
+        chosen, imitated = compressing.compress(here, family, chosen, imitated)  # pruned, factorised, quantised
         chosen = ship.save_students(here, chosen)
         artifacts = ship.export(here, chosen)  # written, compiled, checked against golden sequences
         proofs = proving.prove(here, chosen, artifacts)  # the artefact itself plays
-        result = ship.conclude(here, chosen, artifacts, proofs, imitated, choice, polished)  # video, bill, result.json
+        stressed = stressing.stress(here, chosen, artifacts, proofs)  # under noise, delay, other physics, where asked
+        result = ship.conclude(
+            here, chosen, artifacts, proofs, imitated, choice, polished, stressed
+        )  # video, bill, result.json
         ship.present(here)  # page, manifest
     return result
 

@@ -7,18 +7,20 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck import storage
-from limbeck.contracts import Artifact, Proof, RunResult, TeacherInfo
+from limbeck.contracts import Artifact, Proof, RunResult, Stressed, TeacherInfo
 from limbeck.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from limbeck.exporters import CheckRow
     from limbeck.recordings import Recordings
     from limbeck.scale.fronts import SearchResult
+    from limbeck.standalone.benching import Bench
+    from limbeck.standalone.checking import Checked
     from limbeck.standalone.diagnosing import Diagnosis
+    from limbeck.standalone.playing import Played
 
 
 def show(verb: str, result: Any, as_json: bool) -> int:
@@ -34,6 +36,8 @@ def show(verb: str, result: Any, as_json: bool) -> int:
         print()
     else:
         PRINTERS[verb](result)
+    if verb == "bench":
+        return 0 if result.ok else InputError.exit_code
     if verb == "check":
         return InputError.exit_code if any(row.ok is False for row in result) else 0
     return 0
@@ -91,9 +95,9 @@ def _proof(result: Proof | dict[str, Any]) -> None:
     if isinstance(result, dict):
         _plan(result)
         return
-    print(
-        f"{result.verdict}: {printable(result.member)} against {100 * result.retain:g} % of the teacher on {printable(result.task)}"
-    )
+    claim = f"against {100 * result.retain:g} % of" if result.retain < 1 else "better than"
+    gain = f", by {100 * (result.retain - 1):g} % of its gain over random play" * (result.retain > 1)
+    print(f"{result.verdict}: {printable(result.member)} {claim} the teacher on {printable(result.task)}{gain}")
     low = f">= {100 * result.retention_low:.1f} %" if math.isfinite(result.retention_low) else "no lower bound yet"
     print(f"episodes         {result.episodes}, played by {result.played_by}")
     print(
@@ -115,6 +119,18 @@ def _plan(forecast: dict[str, Any]) -> None:
     print(
         f"about {forecast['median']:.0f} episodes ({most} in one of ten proofs), about {forecast['env_steps']:,} environment steps, by {pilot}"
     )
+
+
+def _stressed(rows: Sequence[Stressed]) -> None:
+    """Teacher and student side by side, a line for each disturbance and level."""
+    from limbeck.proof.robustness import kept
+
+    print(f"{'disturbance':<13}{'level':<26}{'teacher':>10}{'student':>10}  keeps (95 % interval)")
+    for row in rows:
+        level = row.unit if row.disturbance == "none" else f"{row.level:g} {row.unit}"
+        print(f"{row.disturbance:<13}{level:<26}{row.teacher:>10.4g}{row.student:>10.4g}  {kept(row)}")
+    steps = sum(row.env_steps for row in rows)
+    print(f"{rows[0].episodes} episodes of each, {steps:,} environment steps; measured, not proved")
 
 
 def _diagnosis(found: Diagnosis) -> None:
@@ -160,13 +176,63 @@ def _recorded(made: Recordings) -> None:
     print(f"{len(made.episodes)} episodes, {made.rows:,} steps, return {made.returns.mean():.4g} on average")
 
 
-def _checks(rows: list[CheckRow]) -> None:
+def _checks(rows: list[Checked]) -> None:
+    """A line for every backend, then what it did in closed loop and what it costs."""
+    width = max(40, min(120, shutil.get_terminal_size().columns))
+    member = ""
     for row in rows:
+        if row.member != member:
+            member = row.member
+            print(printable(member))
         word = {True: "ok", False: "FAIL", None: "-"}[row.ok]
-        measured = (
-            f"worst error {row.worst_error:.1e}, {row.actions_equal:.1%} same actions, " if row.ok is not None else ""
-        )
-        print(f"{word:<5}{row.target:<8}{printable(row.backend):<12}{measured}{printable(row.note)}")
+        measured = f"worst error {row.worst_error:.1e}, {row.actions_equal:.1%} same actions, " * (row.ok is not None)
+        _filled(f"{word:<5}{row.target:<12}{printable(row.backend):<12}", measured + printable(row.note, 400), width)
+        if loop := row.loop:
+            played = f"{loop.episodes} episode{'s' * (loop.episodes != 1)}, {loop.steps:,} steps, {loop.actions_equal:.1%} same actions"
+            _filled(
+                "       closed loop: ",
+                f"{played}, return {loop.mean_return:.4g}, {loop.reference}'s {loop.reference_return:.4g}",
+                width,
+            )
+        if device := row.device:
+            sizes = (
+                f"{device.flash_bytes:,} bytes of flash, {device.ram_bytes:,} of RAM, {device.stack_bytes:,} of stack"
+            )
+            _filled("       costs: ", f"{sizes}, {device.instructions:,} instructions a step", width)
+    for why in dict.fromkeys(row.unplayed for row in rows if row.unplayed):
+        _filled("no closed loop: ", printable(why, 400), width)
+
+
+def _bench(result: Bench) -> None:
+    """A line for every contestant, the fastest first; the artefact's own pass or fail."""
+    from limbeck.standalone.benching import words
+
+    width = max(40, min(120, shutil.get_terminal_size().columns))
+    print(f"budget {words(result.budget_seconds)}: 99 of 100 calls end within it")
+    member = ""
+    for row in result.rows:
+        if row.member != member:
+            member = row.member
+            print(printable(member))
+        if not row.calls:
+            _filled(f"-    {printable(row.name):<14}", printable(row.note, 400), width)
+            continue
+        word = {True: "ok", False: "FAIL", None: ""}[row.within]
+        times = (row.p50_seconds, row.p99_seconds, row.max_seconds, row.jitter_seconds)
+        text = ", ".join(f"{name} {words(v)}" for name, v in zip(("p50", "p99", "max", "jitter"), times, strict=True))
+        _filled(f"{word:<5}{printable(row.name):<14}", text, width)
+
+
+def _filled(begin: str, text: str, width: int) -> None:
+    print(textwrap.fill(begin + text, width, subsequent_indent=" " * 7, break_on_hyphens=False))
+
+
+def _played(result: Played) -> None:
+    if result.page is not None:
+        print(result.page)
+        return
+    mean = sum(one.total for one in result.episodes) / max(len(result.episodes), 1)
+    print(f"{len(result.episodes)} episodes played" + f", return {mean:.4g} on average" * bool(result.episodes))
 
 
 def _taught(result: Any) -> None:
@@ -185,9 +251,12 @@ PRINTERS: dict[str, Callable[[Any], None]] = {
     "demo": _run,
     "inspect": _teacher,
     "prove": _proof,
+    "stress": _stressed,
     "diagnose": _diagnosis,
     "export": _artifacts,
     "check": _checks,
+    "bench": _bench,
+    "play": _played,
     "report": print,
     "teach": _taught,
     "record": _recorded,

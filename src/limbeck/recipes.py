@@ -63,7 +63,12 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(path: Path, recipe: Recipe) -> None:
     """The resolved recipe, every key spelled out, ready to be run again."""
-    storage.write_text(path, yaml.safe_dump(storage.plain(recipe), sort_keys=False, allow_unicode=True))
+    storage.write_text(path, to_yaml(recipe))
+
+
+def to_yaml(values: Any) -> str:
+    """Plain values or dataclasses as YAML; whatever a text holds, it is read back as that text."""
+    return str(yaml.safe_dump(storage.plain(values), sort_keys=False, allow_unicode=True))
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

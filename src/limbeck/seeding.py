@@ -24,6 +24,8 @@ STAGES = (
     "video",
     "golden",
     "diagnose",
+    "gallery",
+    "stress",
 )
 _STAGE_BITS, _INDEX_BITS = 4, 27  # 31 bits together: every environment accepts a non-negative 32-bit integer
 

@@ -148,15 +148,19 @@ def as_received(actions: Array, space: gym.Space[Any]) -> Array:
     """
     if not isinstance(space, spaces.Box):
         return actions.astype(space.dtype)
-    values = actions.astype(np.float64)
-    if np.isnan(values).any():
+    if np.isnan(actions).any():
         raise InputError(f"the policy says an action that is not a number in {space}. Give a policy of finite weights.")
-    whole = space.dtype.kind in "iub"
-    inside = np.clip(np.rint(values) if whole else values, space.low, space.high)
+    return within(actions, space.low, space.high)
+
+
+def within(actions: Array, low: Array, high: Array) -> Array:
+    """Numbers in the type of the bounds, and between them."""
+    whole, values = low.dtype.kind in "iub", actions.astype(np.float64)
+    inside = np.clip(np.rint(values) if whole else values, low, high)
     if not whole:
-        return inside.astype(space.dtype)  # rounding keeps the order, and the bounds are of this type
+        return inside.astype(low.dtype)  # rounding keeps the order, and the bounds are of this type
     with np.errstate(invalid="ignore"):  # the largest int64 is 2**63 as a float, which is none
-        return np.where(inside >= space.high, space.high, inside.astype(space.dtype))
+        return np.where(inside >= high, high, inside.astype(low.dtype))
 
 
 # ---------------------------------------------------------------- flat vectors

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck import spaces
-from limbeck.contracts import Array, Floats, Head, Normaliser, Observation, View
+from limbeck.contracts import Array, Floats, Head, Normaliser, Observation, Range, View
 from limbeck.dataset import OBS, Dataset, history_rows
 from limbeck.students.port import Port, scaled
 from limbeck.tasks import take_rows
@@ -146,6 +146,14 @@ def _chunks(dataset: Dataset, port: Port) -> Iterator[Floats]:
         for begin in range(0, rows, many):
             part = take_rows(seen, slice(begin, min(begin + many, rows)))
             yield spaces.flatten(part, port.spec.observation_space, port.view)
+
+
+def range_of(dataset: Dataset, port: Port) -> Range | None:
+    """The least and the greatest value of every number of the flat observation, None without rows."""
+    ends = [(chunk.min(axis=0), chunk.max(axis=0)) for chunk in _chunks(dataset, port)]
+    if not ends:
+        return None
+    return Range(np.min([low for low, _ in ends], axis=0), np.max([high for _, high in ends], axis=0))
 
 
 def normaliser_of(dataset: Dataset, port: Port) -> Normaliser:

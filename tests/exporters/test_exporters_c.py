@@ -16,6 +16,7 @@ from cases_layers import LAYER_CASES
 from gymnasium import spaces as S
 from hypothesis import given
 from hypothesis import strategies as st
+from test_exporters_trees import CASES as TREES
 
 from limbeck import spaces
 from limbeck.contracts import Blueprint, Spec, View
@@ -35,10 +36,15 @@ HOSTILE = [
     'x;}int z=(creat("CANARY",0600),0);/*',
     'x;}\nint z=(creat("CANARY",0600),0);/*',
     "@p @P @p_step",
+    "*/\n#error stop\n/*",
+    "??/\n#error stop",
+    "\\\n#error stop\\",
+    "#define int float",
     "int",
     "ünïcödé ж",
 ]
 MAIN = r"""
+#define LIMBECK_IMPLEMENTATION
 #include "policy.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,14 +81,12 @@ def compiler(name: str) -> str:
 
 
 def write(policy: Blueprint, folder: Path) -> None:
-    header, source, _ = c.generate(policy)
-    (folder / "policy.h").write_text(header)
-    (folder / "policy.c").write_text(source)
+    (folder / "policy.h").write_text(c.generate(policy)[0])
     (folder / "main.c").write_text(MAIN)
 
 
 def compile_program(cc: str, folder: Path, *flags: str) -> Path:
-    command = [cc, *STRICT, *flags, "policy.c", "main.c", "-o", "program", "-lm"]
+    command = [cc, *STRICT, *flags, "main.c", "-o", "program", "-lm"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "program"
@@ -120,35 +124,52 @@ def test_strict_compilers(cc: str, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 @pytest.mark.parametrize("name", SOME)
 def test_sanitizers_find_nothing(cc: str, name: str, tmp_path: Path) -> None:
+    sanitized(cc, ALL[name], tmp_path)
+
+
+def sanitized(cc: str, policy: Blueprint, folder: Path) -> None:
     flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    (tmp_path / "probe.c").write_text("int main(void) { return 0; }")
-    probe = subprocess.run([compiler(cc), *flags, "probe.c", "-o", "probe"], cwd=tmp_path, capture_output=True)
+    (folder / "probe.c").write_text("int main(void) { return 0; }")
+    probe = subprocess.run([compiler(cc), *flags, "probe.c", "-o", "probe"], cwd=folder, capture_output=True)
     if probe.returncode != 0:
-        pytest.skip(f"{cc} comes without its sanitizers' library")
-    write(ALL[name], tmp_path)
-    play(
-        [str(compile_program(compiler(cc), tmp_path, *flags))],
-        ALL[name],
-        tmp_path,
-        {"ASAN_OPTIONS": "detect_leaks=0"},
-    )
+        pytest.skip(f"{cc} comes without its sanitizers' library: apt-get install libclang-rt-14-dev")
+    write(policy, folder)
+    play([str(compile_program(compiler(cc), folder, *flags))], policy, folder, {"ASAN_OPTIONS": "detect_leaks=0"})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("flags", [("-O2",), ("-O3", "-march=native"), ("-O2", "plain")])
+@pytest.mark.parametrize("flags", [("-O0",), ("-O2",), ("-O3", "-march=native"), ("-O2", "plain")])
 def test_every_policy_with_every_compiler(cc: str, name: str, flags: tuple[str, ...], tmp_path: Path) -> None:
     write(ALL[name], tmp_path)
     if "plain" in flags:  # the plain C99 path, as other compilers see it
-        source = (tmp_path / "policy.c").read_text().replace("defined(__GNUC__)", "0")
-        (tmp_path / "policy.c").write_text(source)
+        source = (tmp_path / "policy.h").read_text().replace("defined(__GNUC__)", "0")
+        (tmp_path / "policy.h").write_text(source)
         flags = flags[:-1]
     play([str(compile_program(compiler(cc), tmp_path, *flags))], ALL[name], tmp_path, {})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gru with history", "odd widths", "conv chw", "nested"])
+@pytest.mark.parametrize("cc", ["gcc", "clang"])
+@pytest.mark.parametrize("name", ["gaussian half open", "masked keys", "lstm", "parallel", "activation tanh", "gsde"])
+def test_sanitizers_find_nothing_in_more_policies(cc: str, name: str, tmp_path: Path) -> None:
+    sanitized(cc, ALL[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cc", ["gcc", "clang"])
+@pytest.mark.parametrize("name", TREES)
+def test_strict_compilers_and_sanitizers_find_nothing_in_trees(cc: str, name: str, tmp_path: Path) -> None:
+    write(TREES[name], tmp_path)
+    play([str(compile_program(compiler(cc), tmp_path, "-O3", "-march=native"))], TREES[name], tmp_path, {})
+    sanitized(cc, TREES[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["gru with history", "odd widths", "conv chw", "nested", "lstm", "masked keys", "squashed"]
+)
 def test_valgrind_sees_nothing(name: str, tmp_path: Path) -> None:
     valgrind = compiler("valgrind")
     write(ALL[name], tmp_path)
@@ -168,8 +189,8 @@ def test_plain_c99_gives_the_same_bits_as_vectors(cc: str, name: str, tmp_path: 
         folder.mkdir()
         write(ALL[name], folder)
         if plain:
-            text = (folder / "policy.c").read_text()
-            (folder / "policy.c").write_text(text.replace("defined(__GNUC__)", "0"))
+            text = (folder / "policy.h").read_text()
+            (folder / "policy.h").write_text(text.replace("defined(__GNUC__)", "0"))
         program = compile_program(compiler(cc), folder, "-O2", "-ffp-contract=off")
         outputs.append(subprocess.run([str(program)], input=words, capture_output=True, text=True, check=True).stdout)
     assert outputs[0] == outputs[1]
@@ -182,7 +203,7 @@ def test_names_never_become_code(cc: str, name: str, tmp_path: Path) -> None:
     policy = blueprint(S.Discrete(3), hidden=(), observation_space=space)
     policy = replace(policy, name=name, spec=Spec(space, policy.spec.action_space, name))
     write(policy, tmp_path)
-    text = (tmp_path / "policy.c").read_bytes()
+    text = (tmp_path / "policy.h").read_bytes()
     assert all(32 <= byte < 127 or byte == 10 for byte in text)
     end = text.index(b"*/")
     assert b"creat" not in text[end:]
@@ -213,11 +234,8 @@ def test_odd_constants_survive_the_compiler(tmp_path: Path) -> None:
     odd = replace(policy, layers=(replace(policy.layers[0], weight=np.tile(values[:, None], 4)),))
     write(odd, tmp_path)
     text = (tmp_path / "main.c").read_text().replace("int main(void)\n{", "int main(void)\n{\n    show();")
-    show = (
-        'static void show(void) { int i; for (i = 0; i < 5; i++) printf("%a ", (double)weight_0[i]); }\nint main(void)'
-    )
-    whole = '#include "policy.c"\n' + text.replace("int main(void)", show, 1)
-    (tmp_path / "main.c").write_text(whole)
+    show = 'static void show(void) { int i; for (i = 0; i < 5; i++) printf("%a ", (double)limbeck_weight_0[i]); }\nint main(void)'
+    (tmp_path / "main.c").write_text(text.replace("int main(void)", show, 1))
     command = [compiler("gcc"), *STRICT, "main.c", "-o", "program", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     done = subprocess.run([str(tmp_path / "program")], input="", capture_output=True, text=True, check=True)
@@ -226,9 +244,9 @@ def test_odd_constants_survive_the_compiler(tmp_path: Path) -> None:
 
 
 def test_a_prefix_names_everything_and_nothing_else_is_allowed(tmp_path: Path) -> None:
-    header, source, _ = c.generate(CASES["gru with history"], "left_leg")
-    assert "limbeck_" not in header + source
-    assert "LIMBECK_" not in header + source
+    text, _ = c.generate(CASES["gru with history"], "left_leg")
+    assert "limbeck_" not in text
+    assert "LIMBECK_" not in text
     artifact = c.export(CASES["gru with history"], tmp_path, "left_leg")
     assert compiled_c.build(artifact.folder).params == 4
     for bad in ("", "Leg", "1leg", "a-b", "a b", "x;}", "a" * 33):
@@ -261,30 +279,31 @@ def test_numbers_that_are_none_never_leave_the_range(name: str, value: float, tm
 def test_tiny_policies_stay_tiny(tmp_path: Path) -> None:
     assert c.export(CASES["linear"], tmp_path / "linear").size_bytes <= 4 * CASES["linear"].parameters + 400
     assert c.export(CASES["tiny"], tmp_path / "tiny").size_bytes <= 4 * CASES["tiny"].parameters + 600
-    assert "math.h" not in c.generate(CASES["categorical"])[1]
+    for name in ("categorical", "activation tanh", "gru", "squashed", "gaussian half open"):
+        assert "math.h" not in c.generate(CASES[name])[0]
 
 
 def test_long_vectors_leave_the_stack_and_the_comment_says_so(tmp_path: Path) -> None:
     policy = blueprint(S.Discrete(4), hidden=(5000, 9), gru=3, view=View(history=2))
-    header, source, _ = c.generate(policy)
-    assert "vectors too long for a small stack: y (20000 bytes)." in header
-    assert "float scratch[5000];" in header
-    stack = sum(int(size) for size in re.findall(r"ALIGNED float x\d*\[(\d+)\];", source))
+    text, _ = c.generate(policy)
+    assert "vectors too long for a small stack: y (20000 bytes)." in text
+    assert "float scratch[5000];" in text
+    stack = sum(int(size) for size in re.findall(r"ALIGNED float x\d*\[(\d+)\];", text))
     assert 0 < 4 * stack <= 16 * 1024
-    assert "scratch" not in "".join(c.generate(CASES["odd widths"])[:2])
+    assert "scratch" not in c.generate(CASES["odd widths"])[0]
     write(policy, tmp_path)
     play([str(compile_program(compiler("gcc"), tmp_path, "-O1", "-Wconversion"))], policy, tmp_path, {})
     c.export(policy, tmp_path)
     played = compiled_c.load(tmp_path, policy.spec, policy.head, policy.view)
-    assert played.library.state_bytes - played.library.carried_bytes == 20000
+    assert played.library.state_bytes - played.library.carried_bytes == 8 + 20000  # counters and scratch
     assert played.initial_state(2)["memory"].shape == (2, 4 * (5 + 1 + 3))
 
 
 def test_statistics_of_images_are_written_once() -> None:
-    source = c.generate(LAYER_CASES["conv hwc"])[1]
-    assert "mean[" not in source
-    assert "inverse_scale[" not in source
-    assert "obs[i] * 0x1.010102p-8f" in source
+    text = c.generate(LAYER_CASES["conv hwc"])[0]
+    assert "mean[" not in text
+    assert "inverse_scale[" not in text
+    assert "x[i] * 0x1.010102p-8f" in text
 
 
 def test_a_mask_that_is_no_number_forbids(tmp_path: Path) -> None:

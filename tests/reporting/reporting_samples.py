@@ -1,6 +1,6 @@
 """Made-up but realistic run folders for the tests of what people see. Run as a script to write one and look at it:
 
-python tests/reporting/reporting_samples.py FOLDER [hostile|partly|nothing|empty]
+python tests/reporting/reporting_samples.py FOLDER [rich|hostile|partly|nothing|empty]
 """
 
 from __future__ import annotations
@@ -9,20 +9,30 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 
-from limbeck import seeding, storage
+from limbeck import blueprints, seeding, storage
 from limbeck.contracts import (
     Artifact,
     Bill,
+    Blueprint,
     Bounds,
+    Device,
+    Disagreement,
     Evaluation,
+    Head,
     Latency,
     MemberReport,
     Proof,
+    Rate,
     RunResult,
+    Spec,
+    Stressed,
     TeacherInfo,
+    Tree,
 )
+from limbeck.reporting import pictures
 
 SHAPES = {  # numbers, multiply-adds, retention that the made-up returns scatter around
     "mlp:64x64": (4996, 4864, 1.01), "mlp:32x32": (1476, 1408, 1.005), "mlp:16x16": (484, 448, 1.0), "mlp:8x8": (180, 160, 0.995),
@@ -36,7 +46,7 @@ HOSTILE = (
     "$\\frac{1}{0}$ {{ 7*7 }} &amp; ${x}",
     "=cmd|' /C calc'!A0",
     "</text></svg><script>document.title='CANARY'</script>",
-    "[red]not markup[/red]",
+    "[red]not markup[/red]\u202e\n---\n",
 )
 
 
@@ -79,7 +89,7 @@ def member(name: str, index: int, verdict: str | None = "proved", polished: bool
     }
     folder = Path("artifacts") / f"{name}-s1"
     artifacts = (
-        Artifact("c", folder / "c", ("policy.c", "policy.h", "contract.json"), 4 * numbers + 900, True),
+        Artifact("c", folder / "c", ("policy.h", "contract.json"), 4 * numbers + 900, True),
         Artifact("onnx", folder / "onnx", ("policy.onnx",), 4 * numbers + 1400, True),
     )
     return MemberReport(f"{name}-s1", name, 1, numbers, 4 * numbers + 900, macs, played, latency, artifacts, polished)
@@ -183,13 +193,109 @@ def empty() -> RunResult:
     return replace(result(), members=(), bill=Bill(), machine={}, versions={}, notes=(), evaluations={})
 
 
+DISTURBED = (
+    ("none", 0.0, ""), ("observation noise", 0.05, "standard deviations"), ("delay", 1.0, "steps"), ("sticky actions", 0.25, "share of steps"),
+    ("dropped frames", 0.1, "share of steps"), ("gravity", 1.2, "times"), ("adversarial", 0.02, "standard deviations"),
+)  # fmt: skip
+TREE = Tree(
+    np.array([0.5, -1.0], np.float32), np.array([0.1, -0.04, 0.25], np.float32), np.array([[0], [1], [2], [3]], np.float32),
+    ((4,), (1, 5), (3,)), ((1, 2), (-1, -2), (-3, -4)), width=8, says=4,
+)  # fmt: skip
+
+
+def tree_policy(tree: Tree = TREE) -> Blueprint:
+    """A tree for LunarLander: its own spaces, made by hand."""
+    spec = Spec(gym.spaces.Box(-5, 5, (8,), np.float32), gym.spaces.Discrete(4), "LunarLander-v3")
+    return Blueprint(spec, Head("categorical", (4,)), (tree,))
+
+
+def measured(one: MemberReport, index: int) -> MemberReport:
+    """A member with everything that is measured beside its verdict."""
+    rng = seeding.generator(5, "fidelity", index)
+    stressed = []
+    for name, level, unit in DISTURBED:
+        teacher, kept = 262 - 40 * float(rng.random()), 1 - 0.2 * float(rng.random())
+        stressed.append(
+            Stressed(name, level, unit, teacher, kept * teacher, kept, kept - 0.05, kept + 0.04, 64, 64 * 250)
+        )
+    devices = [Device(f"cortex-{core}", 900 + 4 * one.parameters, 64, 120, 9000 + 11 * one.multiply_adds, "arm-none-eabi-gcc 12.2, qemu 7.2")
+               for core in ("m0", "m4f")]  # fmt: skip
+    artifacts = [replace(a, devices=devices) if a.target == "c" else a for a in one.artifacts]
+    influence = {str(i): v for i, v in enumerate((0.04, 0.12, 0.09, 0.22, 0.28, 0.19, 0.03, 0.03))}
+    tails = {
+        "iqm": Rate(1.011, 0.992, 1.025, 136, "bootstrap"), "worst 5 %": Rate(121.0, 64.0, 170.2, 136, "bootstrap"),
+        "improvement": Rate(0.48, 0.42, 0.55, 136, "bootstrap"), "superior": Rate(1.03, 1.0049, float("inf"), 136, "anytime-valid"),
+        "worst 1 %": Rate(float("nan"), float("nan"), float("nan"), 136, "needs 297 episodes"),
+    }  # fmt: skip
+    disagreements = tuple(
+        Disagreement(1800 + i, 31 + 7 * i, "2", "0", 9.5 / (i + 1), "return (fitted (error +1.2 [-0.5, +3]))", f"gallery/{one.name}-{i}.jpg" * (i < 4))
+        for i in range(6)
+    )  # fmt: skip
+    return replace(
+        one, artifacts=artifacts, stressed=stressed, tails=tails, saliency=influence, disagreements=disagreements
+    )
+
+
+def rich(family: int = 8) -> RunResult:
+    """Everything that a run can measure, of so many members; the last one is a tree, the one before it compressed."""
+    whole = result()
+    names = list(SHAPES)
+    members = [member(names[i % len(names)], i) for i in range(family)]
+    members = [replace(m, name=f"{m.spec}-s{i}") for i, m in enumerate(members)]
+    few = {"depth": 3.0, "leaves": 4.0, "mean path": 2.1, "numbers read": 4.0}
+    members[-1] = replace(
+        members[-1],
+        name="tree:leaves=4-s0",
+        spec="tree:leaves=4",
+        simplicity=few,
+        formula="if x[4] <= 0.1 then action 0 else action 1",
+    )
+    members[-2] = replace(members[-2], lineage=("mlp:64x64-s0", "prune 0.5", "quantise int4"))
+    return replace(whole, members=[measured(m, i) for i, m in enumerate(members)])
+
+
+def write_rich(folder: Path, told: RunResult) -> Path:
+    """A run folder with pictures, the observations of a gallery and a tree."""
+    write_run(folder, told, metrics())
+    for index, one in enumerate(told.members):
+        for i in range(4):
+            storage.write_bytes(folder / "gallery" / f"{one.name}-{i}.jpg", pictures.jpeg(_frame(index, i)))
+        observations = [{"number": i, "seed": d.seed, "step": d.step, "size": 8, "numbers": [0.1 * i, -0.25, 1.4, 0.0, -0.02, 0.0, 1.0, 0.0], "picture": d.picture}
+                        for i, d in enumerate(one.disagreements)]  # fmt: skip
+        note = {
+            "member": one.name,
+            "episodes": 4,
+            "states": 1010,
+            "different": 63,
+            "unit": "nats",
+            "reason": "",
+            "observations": observations,
+        }
+        storage.write_json(folder / "gallery" / f"{one.name}.json", note)
+    last = told.members[-1].name
+    blueprints.save(tree_policy(), folder / "students" / last / "policy.safetensors", {})
+    rows = np.linspace(-1, 1, 800, dtype=np.float32).reshape(100, 8)
+    storage.write_arrays(folder / "artifacts" / last / "golden.safetensors", {"input": rows})
+    return folder
+
+
+def _frame(member_index: int, number: int) -> np.ndarray:
+    """[400, 600, 3] a made-up frame: hills, a sky and something that flies."""
+    y, x = np.mgrid[:400, :600]
+    frame = np.zeros((400, 600, 3), np.uint8)
+    frame[y > 300 + 20 * np.sin(x / 40 + number)] = (235, 235, 235)
+    frame[(abs(x - 80 * number - 120) < 24) & (abs(y - 40 * (member_index % 5) - 60) < 18)] = (128, 102, 230)
+    return frame
+
+
 def hostile() -> RunResult:
     """Every text that a stranger could have chosen carries an attack."""
     whole = partly()
     members = [
         replace(
-            m, name=bad, spec=bad, latency={bad: Latency(1e-6, 2e-6, 10), **m.latency},
-            artifacts=(Artifact(bad, Path("artifacts") / "x", (bad,), 10, False, bad),),
+            measured(m, 0), name=bad, spec=bad, formula=bad, lineage=(bad, bad), tails={bad: Rate(0.5, 0.4, 0.6, 9, bad)}, simplicity={bad: 2.0}, saliency={bad: 0.5, "1": 0.2},
+            stressed=(Stressed(bad, 1.0, bad, 2.0, 1.0, 0.5, 0.4, 0.6, 8, 80),), disagreements=(Disagreement(1, 2, bad, bad, 3.0, bad, bad),), latency={bad: Latency(1e-6, 2e-6, 10), **m.latency},
+            artifacts=(Artifact(bad, Path("artifacts") / "x", (bad,), 10, False, bad, (Device(bad, 1, 2, 3, 4, bad),)),),
             proof=None if m.proof is None else replace(m.proof, member=bad, reason=bad, played_by=bad, seed_stream=bad, bounds=Bounds(0, 1, bad), fidelity={bad: 0.5}),
         )
         for m, bad in zip(whole.members, HOSTILE, strict=True)
@@ -233,8 +339,18 @@ if __name__ == "__main__":
     from limbeck.reporting import write
 
     target, what = Path(sys.argv[1]), (sys.argv[2:] or ["result"])[0]
-    made = {"result": result, "partly": partly, "nothing": nothing_proved, "empty": empty, "hostile": hostile}[what]()
+    made = {
+        "result": result,
+        "partly": partly,
+        "nothing": nothing_proved,
+        "empty": empty,
+        "hostile": hostile,
+        "rich": rich,
+    }[what]()
     for stale in ("metrics.jsonl",):
         (target / stale).unlink(missing_ok=True)
-    write_run(target, made, hostile_metrics() if what == "hostile" else metrics())
+    if what == "rich":
+        write_rich(target, made)
+    else:
+        write_run(target, made, hostile_metrics() if what == "hostile" else metrics())
     print(write(target))

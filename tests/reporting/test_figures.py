@@ -99,7 +99,8 @@ def test_strip_counts_its_differences() -> None:
     above = int((student >= 0.95 * teacher + 0.05 * chance).sum())
     drawing = figures.episode_strip(proof, "k")
     assert label(drawing).startswith(f"{above} of 200 paired differences")
-    assert drawing.count("<use ") >= 200
+    dots = [d for d in re.findall(r'<path [^>]*d="([^"]*)"[^>]*stroke-linecap: round', drawing) if d.count("M") > 1]
+    assert sum(d.count("M") for d in dots) == 200
 
 
 def test_strip_of_a_single_episode_draws() -> None:

@@ -155,14 +155,14 @@ def test_another_contract_is_refused(tmp_path: Path) -> None:
 
 def test_compiler_words_reach_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     c.export(CASES["tiny"], tmp_path)
-    (tmp_path / "policy.c").write_text((tmp_path / "policy.c").read_text() + "\nint broken = ;\n")
-    with pytest.raises(InputError, match=r"refused policy\.c: .*error"):
+    (tmp_path / "policy.h").write_text((tmp_path / "policy.h").read_text() + "\nint broken = ;\n")
+    with pytest.raises(InputError, match=r"refused policy\.h: .*error"):
         compiled_c.build(tmp_path)
     (tmp_path / "policy.h").write_text("int x;")
     with pytest.raises(InputError, match="no LIMBECK_POLICY_H guard"):
         compiled_c.build(tmp_path)
     (tmp_path / "policy.h").unlink()
-    with pytest.raises(InputError, match=r"no readable policy\.c"):
+    with pytest.raises(InputError, match=r"no readable policy\.h"):
         compiled_c.build(tmp_path)
     monkeypatch.setenv("CC", "a-compiler-that-is-not-here")
     assert compiled_c.find_compiler() is None

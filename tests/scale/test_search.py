@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_cases import called
 from search_cases import TEACHER, arguments, ended, found, started, tiny
 
 from limbeck import cli, verbs
@@ -19,7 +20,7 @@ from limbeck.scale.sampling import Book
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    code, _, err = ended(started(*arguments(tiny(folder), folder / "out")))
+    code, _, err = called(*arguments(tiny(folder), folder / "out"))
     assert code == 0, err
     return folder / "out"
 
@@ -122,7 +123,7 @@ def test_a_killed_search_goes_on_to_the_same_end(point: str, whole: Path, tmp_pa
     words = arguments(tiny(tmp_path), tmp_path / "out")
     code, _, _ = ended(started(*words, killed_at=point))
     assert code == -signal.SIGKILL
-    code, _, err = ended(started(*words))
+    code, _, err = called(*words)
     assert code == 0, err
     again, first = found(tmp_path / "out"), found(whole)
     numbers = [{**o, "trial": 0} for _, outcomes in again["passes"] for o in outcomes]

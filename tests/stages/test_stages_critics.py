@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from end_to_end_cases import no_film
 
 import limbeck
 from limbeck import imitation, machine, pipeline, storage, teachers
@@ -129,10 +130,15 @@ def test_the_error_is_predicted_less_measured_with_an_interval_that_covers() -> 
 
 SHORT = {
     "teacher": str(FIXTURES / "cartpole_ppo_sb3.zip"), "env": "CartPole-v1", "students": ["mlp:8@1"],
-    "verify": {"episodes": 4, "random_episodes": 8}, "collect": {"steps": 400}, "polish": {"enabled": False},
+    "task": {"kwargs": {"max_episode_steps": 60}}, "report": {"gallery": "off"}, "verify": {"episodes": 4, "random_episodes": 8}, "collect": {"steps": 400}, "polish": {"enabled": False},
     "race": {"episodes": 2, "final_episodes": 4}, "prove": {"max_episodes": 16, "chunk": 8, "bound_episodes": 16},
     "export": {"targets": ["onnx"]}, "critic": {"episodes": 4, "features": 32, "action_features": 16},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def unfilmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limbeck.reporting.side_by_side", no_film)
 
 
 def test_anneal_fits_a_critic_for_a_policy_and_reports_its_error(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_a_lesson_is_the_weighted_divergence():
     above = Assistants(0.3, head())
 
     class Sized:
-        def __init__(self, parameters):
-            self.stack = type("S", (), {"parameters": parameters})()
+        def __init__(self, bits):
+            self.stack = type("S", (), {"bits": bits})()
 
     batch = Batch(TASK, torch.zeros(1, 1, INPUTS), None, None, {"params": torch.zeros(1, 1, 3)})
     larger = torch.tensor([0.8, 0.1, 0.1]).log().view(1, 1, 1, 3).requires_grad_()
@@ -92,7 +92,7 @@ def test_students_of_action_values_are_compared_as_policies(loss, kind):
     p, q = ([0.8, 0.1, 0.1], [0.7, 0.2, 0.1])
     unit = objective.unit(terms, tau, 1.0)
     larger, student = (torch.tensor(rows).log().view(1, 1, 1, 3) * tau / unit for rows in (p, q))
-    sized = [SimpleNamespace(stack=SimpleNamespace(parameters=n)) for n in (90, 20)]
+    sized = [SimpleNamespace(stack=SimpleNamespace(bits=n)) for n in (90, 20)]
     above.lesson(sized[0], larger, batch)
     wanted = 0.3 * sum(a * np.log(a / b) for a, b in zip(p, q, strict=True))
     assert above.lesson(sized[1], student, batch).tolist() == pytest.approx([wanted], abs=1e-6)

@@ -1,11 +1,12 @@
-"""Mutates an ONNX file COUNT times and gives each to load and inspect; run as a child, so that a crash is a failure.
+"""Mutates ONNX files COUNT times each and gives all to load and inspect; run as a child, so that a crash is a failure.
 
-python onnx_fuzz_driver.py FILE SEED COUNT
+python onnx_fuzz_driver.py SEED COUNT FILE...
 Prints one line per surprise, then a summary: surprises, seconds of the slowest, MiB at the peak, files written.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import sys
@@ -48,15 +49,14 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def main() -> None:
-    path, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    rng, content = np.random.default_rng(seed), path.read_bytes()
-    spec = Spec(gym.spaces.Box(-5, 5, (2 if "gru" in path.name else 4,)), gym.spaces.Discrete(2))
+    rng, count, paths = np.random.default_rng(int(sys.argv[1])), int(sys.argv[2]), [Path(name) for name in sys.argv[3:]]
     surprises, slowest, opened = 0, 0.0, []
     sys.addaudithook(
         lambda event, given: opened.append(given[0]) if event == "open" and (given[2] or 0) & WRITING else None
     )
-    for number in range(count):
-        file = File(path, mutated(content, rng))
+    for path, number in itertools.product(paths, range(count)):
+        spec = Spec(gym.spaces.Box(-5, 5, (2 if "gru" in path.name else 4,)), gym.spaces.Discrete(2))
+        file = File(path, mutated(path.read_bytes(), rng))
         began = time.monotonic()
         try:
             _, format_ = formats.of(file)
@@ -65,10 +65,12 @@ def main() -> None:
         except LimbeckError as error:
             if "\n" in str(error):
                 surprises += 1
-                print(f"{number}: two lines: {error}")
+                print(f"{path.name} {number}: two lines: {error}")
         except BaseException as error:  # anything else is what the test looks for
             surprises += 1
-            print(f"{number}: {type(error).__name__} {error} {traceback.extract_tb(error.__traceback__)[-3:]}")
+            print(
+                f"{path.name} {number}: {type(error).__name__} {error} {traceback.extract_tb(error.__traceback__)[-3:]}"
+            )
         slowest = max(slowest, time.monotonic() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(surprises, round(slowest, 2), peak, len(opened))

@@ -202,7 +202,7 @@ def read_and_walked(content: bytes) -> None:
     inert.opaque_names(inert.read_pickle(content))
 
 
-@fuzzed(500)
+@fuzzed(100)
 @given(st.sampled_from(ORIGINALS), edits)
 def test_mutated_pickles_are_survived(original: bytes, changes: list) -> None:
     survived(lambda: read_and_walked(mutated(original, changes)))
@@ -246,7 +246,7 @@ def opened(content: bytes) -> None:
     inert.tensors(inert.read_torch_zip(content), "x")
 
 
-@fuzzed(500)
+@fuzzed(100)
 @given(PLACES, edits)
 def test_mutated_torch_zips_are_survived(member: str, changes: list) -> None:
     survived(lambda: opened(with_changes(member, changes)))

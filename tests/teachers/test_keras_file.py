@@ -537,8 +537,8 @@ def fuzz(tmp_path: Path, seed: int, count: int) -> int:
     return int(done.stdout.split()[1])
 
 
-def test_500_mutations_are_loaded_or_refused(tmp_path: Path) -> None:
-    assert fuzz(tmp_path, 0, 500) > 100
+def test_100_mutations_are_loaded_or_refused(tmp_path: Path) -> None:
+    assert fuzz(tmp_path, 0, 100) > 20
 
 
 @pytest.mark.slow

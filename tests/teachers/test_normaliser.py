@@ -219,7 +219,7 @@ def understood(content: bytes) -> None:
 SMALL = statistics(observation_space=None, action_space=None)
 
 
-@fuzzed(500)
+@fuzzed(100)
 @given(st.sampled_from([SAVED, SMALL]), edits)
 def test_mutated_statistics_are_survived(original: bytes, changes: list) -> None:
     survived(lambda: understood(mutated(original, changes)))

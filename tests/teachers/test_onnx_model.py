@@ -309,9 +309,9 @@ def _recognises(name: str, file: File) -> bool:
 # ---------------------------------------------------------------- mutations, in a child: a crash is a failure
 
 
-def survive(name: str, seed: int, count: int) -> None:
+def survive(seed: int, count: int, *names: str) -> None:
     driver = Path(__file__).with_name("onnx_fuzz_driver.py")
-    command = [sys.executable, str(driver), str(FIXTURES / name), str(seed), str(count)]
+    command = [sys.executable, str(driver), str(seed), str(count), *(str(FIXTURES / name) for name in names)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     surprises, slowest, peak, written_files = done.stdout.splitlines()[-1].split()
@@ -322,11 +322,10 @@ def survive(name: str, seed: int, count: int) -> None:
 
 
 def test_mutations_are_survived():
-    survive("onnx_legacy.onnx", 0, 250)
-    survive("onnx_gru.onnx", 1, 250)
+    survive(0, 60, "onnx_legacy.onnx", "onnx_gru.onnx")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx_legacy.onnx", "onnx_gru_legacy.onnx", "onnx_gru.onnx", "onnx_batch1.onnx"])
 def test_many_mutations_are_survived(name):
-    survive(name, 2, 10_000)
+    survive(2, 10_000, name)

@@ -316,13 +316,13 @@ def test_mutations_end_in_one_line(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     loaded: list[bool] = []
 
-    @hypothesis.settings(max_examples=500, derandomize=True, deadline=None, database=None)
+    @hypothesis.settings(max_examples=100, derandomize=True, deadline=None, database=None)
     @hypothesis.given(strategies.integers(0, 2**32 - 1))
     def mutate(seed: int) -> None:
         loaded.append(survive(seed, tmp_path / "x.zip"))
 
     mutate()
-    assert 20 < sum(loaded) < len(loaded) - 20, "the mutations break everything or nothing"
+    assert 0.04 < sum(loaded) / len(loaded) < 0.96, "the mutations break everything or nothing"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024  # KiB
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from limbeck.contracts.policies import Floats
-from limbeck.contracts.quantised import Quantise, Quantised, Readout
+from limbeck.contracts.quantised import Quantise, Quantised, Readout, levels_problem
 from limbeck.contracts.trees import Sparse, Tree
 
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "elu", "leaky_relu", "gelu", "silu", "hardtanh", "softplus")
@@ -394,6 +394,8 @@ def chain_problem(layers: Sequence[Layer], size: int, outputs: int | None) -> st
         if layer.inputs != size:
             return f"a {layer.kind} layer takes {layer.inputs} numbers where {size} arrive"
         size = layer.outputs
+    if problem := levels_problem(layers):
+        return problem
     if outputs is not None and layers and size != outputs:
         return f"the last layer gives {size} numbers where {outputs} are needed"
     return ""

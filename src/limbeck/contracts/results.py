@@ -33,12 +33,13 @@ class Bill:
     other_steps: int = 0  # golden sequences of the artefacts, the video
     critic_fits: int = 0  # least-squares fits of a critic times its members; they take no gradient steps
     critic_steps: int = 0  # playing the teacher where a fitted critic's error was measured
+    stress_steps: int = 0  # teacher and student under disturbances
 
     @property
     def env_steps(self) -> int:
         """All environment steps of the run."""
         chosen = self.verify_steps + self.collection_steps + self.race_steps + self.polish_steps
-        return chosen + self.proof_steps + self.critic_steps + self.other_steps
+        return chosen + self.proof_steps + self.critic_steps + self.stress_steps + self.other_steps
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""C99: policy.c and policy.h, const weights, float32, no allocation, no global state.
+"""C99: one header, const weights, float32, no allocation, no global state; it also compiles as C++.
 
-No name from outside becomes code: identifiers are fixed but for a prefix of [a-z0-9_], and comments hold escaped
+The header declares; the one source that defines <PREFIX>_IMPLEMENTATION before including it also holds the code, so
+that two policies with different prefixes live in one program and nothing but a #include goes into a build. No name from outside becomes code: identifiers are fixed but for a prefix of [a-z0-9_], and comments hold escaped
 ASCII only. Constants are hexadecimal floats, exact in every locale and compiler.
 """
 
@@ -9,6 +10,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +20,26 @@ import numpy as np
 from limbeck import distributions, spaces, storage
 from limbeck.contracts import Artifact, Blueprint, Head, Normaliser, Policy, memory_of
 from limbeck.errors import InputError, printable
-from limbeck.exporters import ckernels, clayers
-from limbeck.exporters.cbody import Body, Row, literal
+from limbeck.exporters import Backend
+from limbeck.exporters.ccode import guard as cguard
+from limbeck.exporters.ccode import kernels as ckernels
+from limbeck.exporters.ccode import layers as clayers
+from limbeck.exporters.ccode.body import Body, Row, literal
 from limbeck.exporters.contract import Contract, action_count, check_exportable, input_layout, input_view
-from limbeck.runtimes import compiled_c
+from limbeck.runtimes import compiled_c, emulated, firmware
 
 PREFIX = "limbeck"
+COMPILERS = {"gcc": "gcc libc6-dev", "clang": "clang"}  # and their packages
 NO_COMPILER = "C written, not proved here: no C compiler"
 
 
 def export(blueprint: Blueprint, folder: Path, prefix: str = PREFIX) -> Artifact:
-    """Write policy.c and policy.h; the size is what the compiled object keeps in memory, or else its constants'."""
-    header, source, constant_bytes = generate(blueprint, prefix)
-    storage.write_text(folder / "policy.h", header)
-    storage.write_text(folder / "policy.c", source)
+    """Write policy.h; the size is what the compiled object keeps in memory, or else its constants'."""
+    text, constant_bytes = generate(blueprint, prefix)
+    storage.write_text(folder / compiled_c.FILE, text)
     size = compiled_c.object_size(folder)
     note = NO_COMPILER if size is None else f"{constant_bytes} of its bytes are constants"
-    return Artifact("c", folder, ("policy.c", "policy.h"), size or constant_bytes, size is not None, note)
+    return Artifact("c", folder, (compiled_c.FILE,), size or constant_bytes, size is not None, note)
 
 
 def load(folder: Path, contract: Contract) -> Policy:
@@ -44,8 +51,22 @@ def missing() -> str:
     return "" if compiled_c.find_compiler() else "no C compiler"
 
 
-def generate(blueprint: Blueprint, prefix: str = PREFIX) -> tuple[str, str, int]:
-    """The texts of policy.h and policy.c, and the bytes of the constants in them."""
+def backends(folder: Path, contract: Contract) -> Sequence[Backend]:
+    """The compilers of this machine, the one of `load` first, then the microcontrollers that QEMU emulates."""
+    what = (folder, contract.spec, contract.head, contract.view)
+    found = compiled_c.find_compiler()
+    default = compiled_c.name_of(found) if found else ""
+    own = [Backend(default, "", partial(compiled_c.load, *what))] if found else []
+    for name, package in COMPILERS.items():
+        if name != default:
+            lacking = "" if shutil.which(name) else f"no {name}: apt-get install {package}"
+            own.append(Backend(name, lacking, partial(compiled_c.load, *what, command=(name,))))
+    boards = (Backend(name, firmware.missing(name), partial(emulated.load, *what, name)) for name in firmware.BOARDS)
+    return [*own, *boards]
+
+
+def generate(blueprint: Blueprint, prefix: str = PREFIX) -> tuple[str, int]:
+    """The text of policy.h, and the bytes of the constants in it."""
     check_exportable(blueprint)
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", prefix):
         raise InputError(
@@ -53,10 +74,9 @@ def generate(blueprint: Blueprint, prefix: str = PREFIX) -> tuple[str, str, int]
         )
     body = Body()
     _forward(blueprint, body)
-    header, source = _header(blueprint, body), _source(blueprint, body)
-    named = [text.replace("@p", prefix).replace("@P", prefix.upper()) for text in (header, source)]
-    comment = _comment(blueprint, body)  # last, so that nothing in a name is ever replaced
-    return comment + named[0], comment + named[1], body.constant_bytes
+    text = _declarations(blueprint, body) + _implementation(blueprint, body)
+    named = text.replace("@p", prefix).replace("@P", prefix.upper())
+    return _comment(blueprint, body, prefix) + named, body.constant_bytes  # nothing in a name is ever replaced
 
 
 # ---------------------------------------------------------------- one step
@@ -73,21 +93,23 @@ def _forward(blueprint: Blueprint, body: Body) -> None:
 
 
 def _input(blueprint: Blueprint, body: Body) -> Row:
-    """Indices, normaliser and history: the vector that the first layer reads."""
-    view = blueprint.view
+    """Indices, guard, normaliser and history: the vector that the first layer reads."""
+    view, obs = blueprint.view, "obs[i]"
     size = spaces.flat_size(blueprint.spec.observation_space, view)
-    if view.indices is None and blueprint.normaliser is None and view.history == 1:
-        return Row("obs", size)
-    value = "obs[i]"
     if view.indices is not None:
         top = max(view.indices, default=0)
         ctype = "uint8_t" if top < 256 else "uint16_t" if top < 65536 else "uint32_t"
-        value = f"obs[{body.constant('picked', np.array(view.indices), ctype)}[i]]"
+        obs = f"obs[{body.constant('picked', np.array(view.indices), ctype)}[i]]"
+    guarded, past = cguard.level(blueprint, size) > 0, (view.history - 1) * size
+    plain = obs == "obs[i]" and blueprint.normaliser is None and view.history == 1 and not guarded
+    x = Row("obs", size) if plain else body.take(past + size)
+    now = x.part(past, size)
+    cguard.write(blueprint, obs, now, body)
+    value = now["i"] if guarded else obs
     if blueprint.normaliser is not None:
         value = _normalised(value, blueprint.normaliser, body)
-    past = (view.history - 1) * size
-    x = body.take(past + size)
-    body.each(size, f"{x.at}[{past} + i] = {value};" if past else f"{x.at}[i] = {value};")
+    if not plain and value != now["i"]:
+        body.each(size, f"{now['i']} = {value};")
     if past:
         fresh = "0.0f" if view.padding == "zero" else f"{x.at}[{past} + i % {size}]"
         body.each(past, f"{x.at}[i] = memory->fresh ? {fresh} : memory->history[i];")
@@ -126,49 +148,57 @@ def _action(head: Head, body: Body) -> None:
         case "bernoulli":
             body.add(f"for (i = 0; i < {n}; i++)", "    action[i] = params[i] > 0.0f;")
         case "squashed" | "tanh":
-            _bounds(head, body)
-            half = "0.5f * (tanhf(params[i]) + 1.0f) * (high[i] - low[i])"
-            body.add(f"for (i = 0; i < {n}; i++)", f"    action[i] = @p_clip(low[i] + {half}, low[i], high[i]);")
-            body.used.add("squash")
+            low, high = _bounds(head, body)
+            body.used |= {"tanh", "bound"}
+            body.each(n, "action[i] = params[i];")
+            body.add(f"@p_tanh(action, {n});")
+            scaled = f"{low}[i] + 0.5f * (action[i] + 1.0f) * ({high}[i] - {low}[i])"
+            body.each(n, f"action[i] = @p_bound({scaled}, {low}[i], {high}[i]);")
         case _:
-            _bounds(head, body)
-            body.add(f"for (i = 0; i < {n}; i++)", "    action[i] = @p_clip(params[i], low[i], high[i]);")
+            low, high = _bounds(head, body)
+            body.used.add("bound")
+            body.each(n, f"action[i] = @p_bound(params[i], {low}[i], {high}[i]);")
 
 
-def _bounds(head: Head, body: Body) -> None:
-    n = sum(head.sizes)
-    body.constant("low", np.array(head.low or [-np.inf] * n, np.float32))
-    body.constant("high", np.array(head.high or [np.inf] * n, np.float32))
-    body.used.add("clip")
+def _bounds(head: Head, body: Body) -> tuple[str, str]:
+    """The names of the least and greatest actions; where there is none, those of float32: an action is a number."""
+    n, most = sum(head.sizes), float(np.finfo(np.float32).max)
+    low, high = np.array(head.low or [-most] * n), np.array(head.high or [most] * n)
+    low, high = np.clip(low, -most, most), np.clip(high, -most, most)
+    return body.constant("low", low.astype(np.float32)), body.constant("high", high.astype(np.float32))
 
 
-# ---------------------------------------------------------------- the two files
+# ---------------------------------------------------------------- the header
 
 
-def _header(blueprint: Blueprint, body: Body) -> str:
-    head = blueprint.head
-    carried = _carried(blueprint)
+def _declarations(blueprint: Blueprint, body: Body) -> str:
+    head, space, view = blueprint.head, blueprint.spec.observation_space, blueprint.view
     scratch = sum(body.placed()[1].values())
-    members = "".join(f"    {m};\n" for m in carried + [f"float scratch[{scratch}]"] * bool(scratch))
+    members = "".join(f"    {m};\n" for m in _carried(blueprint))
+    last = f"    float scratch[{scratch}];\n" if scratch else ""
     return f"""#ifndef @P_POLICY_H
 #define @P_POLICY_H
 #include <stdint.h>
 
-#define @P_OBS {spaces.input_size(blueprint.spec.observation_space, blueprint.view)}
+#define @P_OBS {spaces.input_size(space, view)}
 #define @P_PARAMS {head.width}
 #define @P_ACTIONS {action_count(head)}
-{f"#define @P_SCRATCH {scratch}" if scratch else ""}
+#define @P_GUARD {cguard.level(blueprint, spaces.flat_size(space, view))}
 typedef {"int32_t" if head.discrete else "float"} @p_action;
 typedef struct {{
-{members or "    char unused;" + chr(10)}}} @p_state;
+{members}    uint32_t steps;   /* since the last reset */
+    uint32_t strange; /* of them, those whose observation had numbers outside */
+{last}}} @p_state;
 
 #ifdef __cplusplus
 extern "C" {{
 #endif
-/* Before the first observation of every episode. */
+/* Before the first observation of every episode; both counters begin at 0. */
 void @p_reset(@p_state *memory);
 /* One step: obs [@P_OBS] in, the head's numbers params [@P_PARAMS] and the executed action [@P_ACTIONS] out. */
 void @p_step(@p_state *memory, const float *obs, float *params, @p_action *action);
+/* How many numbers of an observation are not finite or outside of what training saw; changes nothing. */
+uint32_t @p_outside(const float *obs);
 #ifdef __cplusplus
 }}
 #endif
@@ -189,16 +219,18 @@ def _member(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _source(blueprint: Blueprint, body: Body) -> str:
+def _implementation(blueprint: Blueprint, body: Body) -> str:
     unbounded = any("INFINITY" in c for c in body.constants)
     parts = [
-        '#include "policy.h"\n',
+        "\n#if defined(@P_IMPLEMENTATION) && !defined(@P_IMPLEMENTED)\n#define @P_IMPLEMENTED\n",
         "#include <math.h>\n" if body.used & ckernels.LIBM or unbounded else "",
         ckernels.library(body.used),
         "\n",
         *body.constants,
-        _function("reset", "@p_state *memory", _reset_lines(blueprint, body)),
+        *body.functions,
+        _function("reset", "@p_state *memory", _reset_lines(blueprint)),
         _function("step", "@p_state *memory, const float *obs, float *params, @p_action *action", _step_lines(body)),
+        "#endif\n",
     ]
     return "".join(parts)
 
@@ -209,11 +241,11 @@ def _function(name: str, parameters: str, lines: list[str]) -> str:
     return f"\nvoid @p_{name}({parameters})\n{{\n" + "".join(f"    {line}\n" for line in loops + lines) + "}\n"
 
 
-def _reset_lines(blueprint: Blueprint, body: Body) -> list[str]:
+def _reset_lines(blueprint: Blueprint) -> list[str]:
     lines = ["memory->fresh = 1;"] if blueprint.view.history > 1 else []
     for name, size in memory_of(blueprint.layers):
         lines += [f"for (i = 0; i < {size}; i++)", f"    memory->{_member(name)}[i] = 0.0f;"]
-    return lines or ["(void)memory;" if body.placed()[1] else "memory->unused = 0;"]
+    return [*lines, "memory->steps = memory->strange = 0;"]
 
 
 def _step_lines(body: Body) -> list[str]:
@@ -223,15 +255,15 @@ def _step_lines(body: Body) -> list[str]:
     for name, size in scratch.items():
         vectors.append(f"float *const {name} = memory->scratch{f' + {begin}' if begin else ''};")
         begin += size
-    unused = not scratch and not any("memory->" in line for line in body.lines)
-    return vectors + ["(void)memory;"] * unused + body.lines
+    return vectors + body.lines
 
 
-def _comment(blueprint: Blueprint, body: Body) -> str:
+def _comment(blueprint: Blueprint, body: Body, prefix: str) -> str:
     parts = [
         f" *   {p['offset']} to {p['offset'] + p['count'] - 1}: {p['kind']} {comment_text(p['key'])}".rstrip()
         for p in input_layout(blueprint.spec.observation_space, blueprint.view)[:64]
     ]
+    guard = cguard.level(blueprint, spaces.flat_size(blueprint.spec.observation_space, blueprint.view))
     scratch = [f"{name} ({4 * size} bytes)" for name, size in body.placed()[1].items()]
     return "\n".join(
         [
@@ -240,7 +272,12 @@ def _comment(blueprint: Blueprint, body: Body) -> str:
             " * Observation, float32:",
             *parts,
             " * Action: executed, that is offset, clipped, squashed and scaled as the environment wants it.",
-            " * Numbers that are not finite: nothing crashes, discrete actions stay in range, continuous ones may be NaN.",
+            f" * Guard: {cguard.WORDS[guard]}.",
+            " *",
+            " * Use it in one source, and without the first line in any other:",
+            f" *     #define {prefix.upper()}_IMPLEMENTATION",
+            ' *     #include "policy.h"',
+            f" *     {prefix}_state memory; {prefix}_reset(&memory); {prefix}_step(&memory, obs, params, action);",
             *[f" * The state also holds vectors too long for a small stack: {', '.join(scratch)}."] * bool(scratch),
             " */\n",
         ]

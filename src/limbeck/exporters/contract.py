@@ -199,7 +199,10 @@ def read(folder: Path) -> Contract:
 
 _USES = {
     "c": """## C
-`c/policy.c` and `c/policy.h`, C99, float32, no allocation, no global state.
+`c/policy.h`, one header, C99 or C++17, float32, no allocation, no global state.
+
+    #define LIMBECK_IMPLEMENTATION              /* in one source; others include without it */
+    #include "policy.h"
 
     limbeck_state memory;                       /* one per robot */
     float params[LIMBECK_PARAMS];
@@ -207,13 +210,49 @@ _USES = {
     limbeck_reset(&memory);                     /* at every episode's start */
     limbeck_step(&memory, obs, params, action); /* obs: LIMBECK_OBS floats */
 
-Compile with `cc -O2 -c policy.c` (add `-lm` when linking). `limbeck_state` holds the memory and, for large networks,
-vectors too long for a small stack (policy.h names them): keep it off the stack there. Numbers that are not finite: nothing crashes, discrete
-actions stay in their range, continuous actions may be NaN: test `action[i] != action[i]` where sensors can fail.
+Compile with `-O2` or `-O3`, and link `-lm` where the header includes math.h. `limbeck_state` holds the memory and, for
+large networks, vectors too long for a small stack (the header names them): keep it off the stack there. Actions are
+finite and in their range whatever comes in; `memory.strange` of `memory.steps` counts the steps whose observation was
+not finite or outside of what training saw, `limbeck_outside(obs)` asks about one.
 """,
     "onnx": """## ONNX
 `onnx/policy.onnx`, opset 17. Inputs `obs` [N, I]; with memory also `first` [N] (true where an episode begins) and
 `state_*`, to be fed back from the outputs `state_*_next`. Outputs `action` (executed) and `params`.
+""",
+    "onnx15": """## ONNX for Unity
+`onnx15/policy.onnx`, the same graph in opset 15. Feed the states of every step back as above.
+""",
+    "onnx_int8": """## ONNX in int8
+`onnx_int8/policy.onnx`, quantised by ONNX Runtime and lossy: `limbeck check` says how often it acts as the policy does.
+`onnx_int8/answers.safetensors` holds what it says itself on the golden rows. A proof of the policy is not its proof.
+""",
+    "python": """## Python
+`python/policy.py`, one file that needs numpy only.
+
+    from policy import Policy
+    policy = Policy()
+    policy.reset()               # at every episode's start
+    action = policy.step(obs)    # as the environment gives it, and as it wants it
+""",
+    "safetensors": """## safetensors
+`safetensors/policy.safetensors`: arrays such as `layers.0.weight`; the policy described in the metadata. The package
+`limbeck-runtime` plays it, and every other target, with numpy alone.
+""",
+    "wasm": """## WebAssembly
+`wasm/policy.wasm`, a module without imports, and `wasm/policy.mjs`, its loader for browsers and node.
+
+    import { load } from "./policy.mjs";
+    const policy = await load(bytes);         // of policy.wasm
+    policy.reset();                           // at every episode's start
+    const action = policy.step(observation);  // the executed action; policy.obsSize numbers in
+    policy.guard();                           // { level, steps, strange } of the episode
+""",
+    "sb3": """## Stable-Baselines3
+`sb3/policy.zip` opens with `PPO.load` (`DQN.load` for a q head, `SAC.load` for a squashed one, `TD3.load` for a tanh one);
+`model.predict(obs, deterministic=True)` is the student, its normaliser folded into the first layer. Go on with
+`model = PPO.load("sb3/policy.zip", env=env); model.learn(...)`. Critics are untrained and PPO's spread of continuous
+actions is a starting value: let the critic learn first, with the actor's parameters frozen
+(`requires_grad_(False)`) for some ten thousand steps, or the first updates undo the student.
 """,
     "numpy": """## numpy
 `numpy/policy.safetensors`: the weights, with the whole policy described in the metadata.

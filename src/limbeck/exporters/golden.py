@@ -1,12 +1,10 @@
 """Golden sequences: what the policy saw and said in visited states, resets included, to hold every artefact against.
 
-An artefact passes when its parameter rows agree to 1e-5 max(1, |x|) and its actions are the same, except where the
-two best choices lie closer than 1e-4.
+Here they are made and written; `replaying` reads them and holds artefacts against them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +12,39 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck import distributions, rollout, seeding, spaces, storage, tasks
-from limbeck.contracts import Array, Floats, Head, Observation, Policy, Spec, Task, View
-from limbeck.errors import InputError, printable
+from limbeck import rollout, seeding, spaces, storage, tasks
+from limbeck.contracts import Array, Observation, Policy, Spec, Task, View
+from limbeck.errors import InputError
+from limbeck.exporters.replaying import (
+    CLOSE_CALL,
+    FILE,
+    TOLERANCE,
+    Comparison,
+    Golden,
+    answers,
+    close_calls,
+    compare,
+    load,
+)
 
-TOLERANCE = 1e-5
+__all__ = [
+    "CLOSE_CALL",
+    "FILE",
+    "TOLERANCE",
+    "Comparison",
+    "Golden",
+    "answers",
+    "close_calls",
+    "compare",
+    "label",
+    "load",
+    "record",
+    "row_bytes",
+    "save",
+]
+
 MOST_BYTES = 2**20  # of observations that are kept, and again of inputs: images get fewer rows
 FEWEST_ROWS = 32
-CLOSE_CALL = 1e-4
-FILE = "golden.safetensors"
-
-
-@dataclass(frozen=True)
-class Golden:
-    """N rows in the order they were lived; rows with `first` begin an episode."""
-
-    obs: Observation  # [N, ...]
-    first: NDArray[np.bool_]  # [N]
-    params: Floats  # [N, W]
-    actions: Array  # [N, ...] executed
-    env_steps: int = 0  # environment steps it took to visit these states
-
-    @property
-    def rows(self) -> int:
-        return len(self.first)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An artefact's answers against the golden ones."""
-
-    worst_error: float  # greatest |a - b| / max(1, |b|) over params
-    actions_equal: float  # share of rows with the same action
-    ok: bool
 
 
 # ---------------------------------------------------------------- making
@@ -114,60 +112,6 @@ def label(policy: Policy, obs: Observation, first: NDArray[np.bool_], env_steps:
     return Golden(obs, first, params, actions, env_steps)
 
 
-def answers(policy: Policy, obs: Observation, first: NDArray[np.bool_]) -> tuple[Floats, Array]:
-    """Params and executed actions of a policy led through the rows one by one with its memory.
-
-    The action is the artefact's own where it states one (`action`), else read from the row.
-    """
-    state, params, actions = policy.initial_state(1), [], []
-    for row in range(len(first)):
-        output = policy(tasks.take_rows(obs, slice(row, row + 1)), state, first[row : row + 1])
-        state = output.state
-        params.append(output.params)
-        said = output.action
-        actions.append(said if said is not None else distributions.act(policy.head, output.params))
-    return np.concatenate(params), np.concatenate(actions)
-
-
-# ---------------------------------------------------------------- comparing
-
-
-def compare(golden: Golden, policy: Policy) -> Comparison:
-    """Replay the golden rows through a policy."""
-    params, actions = answers(policy, golden.obs, golden.first)
-    size = np.maximum(1.0, np.abs(golden.params, dtype=np.float64))
-    error = np.abs(params.astype(np.float64) - golden.params) / size
-    worst = float(np.nan_to_num(error, nan=np.inf).max(initial=0.0))
-    same = _same_actions(policy.head, golden, actions)
-    excused = same | close_calls(policy.head, golden.params)
-    return Comparison(worst, float(same.mean()), worst <= TOLERANCE and bool(excused.all()))
-
-
-def _same_actions(head: Head, golden: Golden, actions: Array) -> NDArray[np.bool_]:
-    given, wanted = (a.reshape(golden.rows, -1).astype(np.float64) for a in (actions, golden.actions))
-    if head.discrete:
-        return np.asarray((given == wanted).all(axis=1))
-    low, high = (b.astype(np.float64) for b in distributions.bounds(head))
-    span = np.where(np.isfinite(high - low), high - low, 0.0)
-    return np.asarray(
-        (np.abs(given - wanted) <= TOLERANCE * np.maximum(np.maximum(1.0, np.abs(wanted)), span)).all(axis=1)
-    )
-
-
-def close_calls(head: Head, params: Floats) -> NDArray[np.bool_]:
-    """[N] rows where float32 may decide either way: two best choices, or a logit and 0, closer than CLOSE_CALL."""
-    close = np.zeros(len(params), bool)
-    match head.kind:
-        case "categorical" | "q" | "multicategorical":
-            for group in distributions.groups(head, params):
-                if group.shape[1] > 1:
-                    top = np.sort(group, axis=1)[:, -2:]
-                    close |= top[:, 1] - top[:, 0] < CLOSE_CALL
-        case "bernoulli":
-            close |= (np.abs(params) < CLOSE_CALL).any(axis=1)
-    return close
-
-
 # ---------------------------------------------------------------- on disk
 
 
@@ -182,14 +126,3 @@ def save(golden: Golden, path: Path, spec: Spec, view: View) -> None:
         arrays["input"] = spaces.input_rows(golden.obs, spec.observation_space, view)
     arrays |= {"first": golden.first, "params": golden.params, "actions": golden.actions}
     storage.write_arrays(path, arrays, {"env_steps": str(golden.env_steps)})
-
-
-def load(path: Path) -> Golden:
-    """The golden rows of an artefact folder."""
-    arrays, meta = storage.read_arrays(path)
-    raw: dict[str, Any] = {key.removeprefix("obs/"): v for key, v in arrays.items() if key.startswith("obs/")}
-    try:
-        obs: Observation = raw[""] if set(raw) == {""} else raw
-        return Golden(obs, arrays["first"], arrays["params"], arrays["actions"], int(meta.get("env_steps", "0")))
-    except KeyError as error:
-        raise InputError(f"{printable(path)} lacks {printable(error)}. Export the policy again.") from error

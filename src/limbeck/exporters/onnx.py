@@ -1,6 +1,6 @@
 """ONNX: the whole policy as one graph, written node by node from the blueprint. No tracing, no external data.
 
-Opset 17, IR 8, symbolic batch N. Inputs `obs` [N, I], the flat observation and the action mask; with memory `first` [N] and `state_*`; outputs `action` (executed),
+Opset 17 (`onnx15`: 15), IR 8, symbolic batch N. Inputs `obs` [N, I], the flat observation and the action mask; with memory `first` [N] and `state_*`; outputs `action` (executed),
 `params` and `state_*_next`.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from limbeck import distributions, spaces, storage
 from limbeck.contracts import Array, Artifact, Blueprint, Head, Policy, memory_of
 from limbeck.errors import missing_library
-from limbeck.exporters import onnxlayers
 from limbeck.exporters.contract import Contract, action_count, check_exportable, describe, input_view
-from limbeck.exporters.onnxgraph import Graph
+from limbeck.exporters.onnxcode import layers as onnxlayers
+from limbeck.exporters.onnxcode.graph import Graph
 from limbeck.runtimes import onnx_session
 
 OPSET, IR_VERSION = 17, 8
@@ -43,10 +43,10 @@ def missing() -> str:
     return f'{" and ".join(absent)} not installed; run: pip install "limbeck[onnx]"' if absent else ""
 
 
-def generate(blueprint: Blueprint) -> bytes:
-    """The serialised model."""
+def generate(blueprint: Blueprint, opset: int = OPSET) -> bytes:
+    """The serialised model, in the nodes of opset 17 or 15."""
     helper, onnx = _onnx()
-    graph = Graph(helper, onnx.numpy_helper)
+    graph = Graph(helper, onnx.numpy_helper, opset)
     size = spaces.input_size(blueprint.spec.observation_space, blueprint.view)
     graph.inputs.append(helper.make_tensor_value_info("obs", onnx.TensorProto.FLOAT, ["N", size]))
     if blueprint.view.history > 1 or any(memory_of(blueprint.layers)):
@@ -61,7 +61,7 @@ def generate(blueprint: Blueprint) -> bytes:
     ]
     made = helper.make_graph(graph.nodes, "policy", graph.inputs, graph.outputs, graph.constants)
     model = helper.make_model(
-        made, producer_name="limbeck", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        made, producer_name="limbeck", opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION
     )
     helper.set_model_props(model, _properties(blueprint))
     onnx.checker.check_model(model, full_check=True)

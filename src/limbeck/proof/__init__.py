@@ -1,7 +1,8 @@
 """Proof: what a student keeps of its teacher, with an error probability that holds whenever one looks.
 
 bounding (floor and ceiling) > planning (how long) > proving (the verdict) > agreement, timing (what else to know);
-eprocess holds the statistics, returns the claims, cache what several proofs share.
+eprocess holds the statistics, returns the claims, cache what several proofs share. Measured, not proved: tails,
+comparing (several runs), robustness (disturbances, dynamics, attacks), simplicity, saliency.
 """
 
 from limbeck.proof.agreement import Fidelity, fidelity
@@ -10,24 +11,32 @@ from limbeck.proof.blindness import measure as blindness_of
 from limbeck.proof.blindness import sentence as gap_in_words
 from limbeck.proof.bounding import bounds_for
 from limbeck.proof.cache import ReturnCache
+from limbeck.proof.comparing import Comparison, Profile, compare
+from limbeck.proof.disturbances import DISTURBANCES
 from limbeck.proof.planning import plan
-from limbeck.proof.proving import Contender, FamilyVerdict, prove, prove_family
+from limbeck.proof.proving import Contender, FamilyVerdict, claim_of, prove, prove_family
 from limbeck.proof.regret import Judge, discounted, error_of, expected_regret
 from limbeck.proof.returns import Triples, retention, retention_interval
+from limbeck.proof.tails import tails_of
 from limbeck.proof.timing import latency, latency_of
 from limbeck.proof.unproved import Measured, measure
 
 __all__ = [
+    "DISTURBANCES",
     "Blindness",
+    "Comparison",
     "Contender",
     "FamilyVerdict",
     "Fidelity",
     "Judge",
     "Measured",
+    "Profile",
     "ReturnCache",
     "Triples",
     "blindness_of",
     "bounds_for",
+    "claim_of",
+    "compare",
     "discounted",
     "error_of",
     "expected_regret",
@@ -41,4 +50,5 @@ __all__ = [
     "prove_family",
     "retention",
     "retention_interval",
+    "tails_of",
 ]

@@ -22,6 +22,8 @@ class Fidelity:
     agreement          share of states with the same greedy action (discrete)
     action_difference  mean |executed difference| in units of the action range; of 1 where there is none (continuous)
     kl                 KL(teacher || student) in nats, where both heads describe distributions of one kind
+    weighted_agreement  agreement with each state weighted by what the worst action would cost there (VIPER's weight, Bastani
+                       et al. 2018): by the judge, else max Q - min Q of a teacher whose head is q; one choice among several
     regret             V_T - Q_T(s, a_S) in units of reward: by the judge, else max Q - Q of the teacher's own where its head is q
     """
 
@@ -44,7 +46,11 @@ def fidelity(
     if judge is not None:
         watcher.predicted, watcher.rewards = (Tally(judge.gamma, len(seeds)) for _ in range(2))
     played = rollout.play(student, task, seeds, watch=watcher)
-    means = {name: float(np.mean(np.concatenate(rows))) for name, rows in watcher.measured.items()}
+    columns = {name: np.concatenate(rows) for name, rows in watcher.measured.items()}
+    stakes = columns.pop("stakes", None)
+    means = {name: float(column.mean()) for name, column in columns.items()}
+    if stakes is not None and stakes.sum() > 0:
+        means["weighted_agreement"] = float(stakes @ columns["agreement"] / stakes.sum())
     sources = {"regret": judge.source if judge is not None else OWN} if "regret" in means else {}
     tallies = (watcher.predicted, watcher.rewards)
     return Fidelity(
@@ -72,10 +78,21 @@ class Watcher:
         )
         if self.judge is not None and self.predicted is not None and self.rewards is not None:
             found["regret"] = self.judge.cost(frame.obs, params, values, frame.actions)[rows]
+            found |= self._stakes(frame.obs, params, values, rows)
             self.predicted.add(frame, found["regret"])
             self.rewards.add(frame, frame.reward[rows])
         for name, each in found.items():
             self.measured.setdefault(name, []).append(each)
+
+    def _stakes(self, obs: Observation, params: Floats, values: Floats | None, rows: Array) -> dict[str, Reals]:
+        """What the worst action would cost by the judge, of one choice among several."""
+        head = self.teacher.head
+        if self.judge is None or head.kind not in ("categorical", "q"):
+            return {}
+        one = np.ones(len(params), np.int64)
+        said = [distributions.execute(head, action * one) for action in range(head.sizes[0])]
+        costs = np.stack([self.judge.cost(obs, params, values, acted)[rows] for acted in said])
+        return {"stakes": np.maximum(costs.max(axis=0), 0.0)}
 
     def _ask(self, obs: Observation, first: Array) -> tuple[Floats, Array, Floats | None]:
         """Rows, greedy executed actions and values of the teacher, its memory carried along."""
@@ -107,6 +124,7 @@ def compare(
     if teacher_head.kind == "q":
         chosen = right[:, :1] - np.asarray(teacher_head.start or 0)
         wide = labels.astype(np.float64)
+        measures["stakes"] = np.ptp(wide, axis=1)
         measures["regret"] = wide.max(axis=1) - np.take_along_axis(wide, chosen.astype(np.int64), axis=1)[:, 0]
     return measures
 

@@ -123,7 +123,7 @@ class Trial:
         have = f"e-value {math.exp(min(self.log_wealth, 700)):.3g} of the {math.exp(needed):.3g} needed"
         if self.log_wealth >= needed and (not self.late or self._low() >= self.settings.retain):
             self.verdict = "proved"
-            self.reason = f"keeps >= {100 * self.settings.retain:g} % of the teacher at {100 * (1 - self.settings.alpha):g} % confidence after {n} episodes{LATE * self.late}"
+            self.reason = f"{claim_of(self.settings.retain)} at {100 * (1 - self.settings.alpha):g} % confidence after {n} episodes{LATE * self.late}"
         elif n >= most:
             self.verdict, self.reason = "not proved", f"{have} after {n} episodes, the most allowed{LATE * self.late}"
         elif n >= FUTILITY_EPISODES and eprocess.most_wealth(self._claim, self._hope(most - n), most - n) < needed:
@@ -203,6 +203,19 @@ def _check_continues(
         raise InputError(
             f"the stored proof was played on other seeds than those of seed {run_seed}. Continue it with the seed it began with."
         )
+
+
+def claim_of(retain: float) -> str:
+    """The claim in words. At 1 the hypothesis that is rejected is E[S - T] <= 0, above it E[S - R] <= r E[T - R].
+
+    >>> claim_of(0.95), claim_of(1.0)
+    ('keeps >= 95 % of the teacher', 'is better than the teacher')
+    """
+    if retain < 1:
+        return f"keeps >= {100 * retain:g} % of the teacher"
+    return "is better than the teacher" + f", by >= {100 * (retain - 1):g} % of its gain over random play" * (
+        retain > 1
+    )
 
 
 # ---------------------------------------------------------------- a family

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limbeck.contracts import MemberReport, Proof, RunResult
 from limbeck.reporting import canvas, words
@@ -130,9 +131,11 @@ def _reference_lines(axes: Axes, result: RunResult, low: float) -> None:
         if value == 1.0 and result.retain == 1.0 and text != "teacher":
             continue
         axes.axhline(value, color=C[colour], linewidth=1.0, linestyle=dashes, zorder=1)
+        apart = axes.transData.transform((1, 1.0))[1] - axes.transData.transform((1, value))[1]
+        under = 0 < apart < canvas.SMALL + 8  # no room for the name between this line and the teacher's
         axes.annotate(
-            text, (0.0, value), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
-            ha="left", va="bottom", fontsize=canvas.SMALL, color=C[colour], zorder=5,
+            text, (0.0, value), xycoords=("axes fraction", "data"), xytext=(4, -3 if under else 3), textcoords="offset points",
+            ha="left", va="top" if under else "bottom", fontsize=canvas.SMALL, color=C[colour], zorder=5,
         )  # fmt: skip
 
 
@@ -175,22 +178,30 @@ def _marker_legend(axes: Axes, targets: Sequence[str]) -> None:
 
 
 def _place_labels(axes: Axes, dots: Sequence[Dot]) -> None:
-    """Each label at the first of several places near its dot where it covers nothing; with a thin leader when far."""
+    """Each label at the first of several places near its dot where it covers nothing; with a thin leader when far.
+
+    Where there is none it may cover whiskers: a name that is missing is worse than a line that is crossed.
+    """
     centres = [axes.transData.transform((d.x, d.y)) for d in dots]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres]
-    for dot, (x, y) in zip(dots, centres, strict=True):
-        if math.isfinite(dot.low):
-            taken.append((x - 1, float(axes.transData.transform((dot.x, dot.low))[1]), x + 1, y))
+    whiskers = [
+        (x - 1, float(axes.transData.transform((dot.x, dot.low))[1]), x + 1, y)
+        for dot, (x, y) in zip(dots, centres, strict=True)
+        if math.isfinite(dot.low)
+    ]
     frame = axes.bbox.extents
     for dot, (x, y) in zip(dots, centres, strict=True):
         width, height = 0.56 * canvas.NORMAL * len(dot.label), canvas.NORMAL
-        for dx, dy in _offsets(width):
-            box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
-            inside = box[0] > frame[0] and box[2] < frame[2] and box[1] > frame[1] and box[3] < frame[3]
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                _label(axes, dot, dx, dy, far=abs(dy) > 20)
-                break
+        boxes = [
+            ((x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2), dx, dy)
+            for dx, dy in _offsets(width)
+        ]
+        inside = [b for b in boxes if b[0][0] > frame[0] and b[0][2] < frame[2] and b[0][1] > frame[1] and b[0][3] < frame[3]]  # fmt: skip
+        free = [b for b in inside if not any(_overlap(b[0], other) for other in taken)]
+        clear = [b for b in free if not any(_overlap(b[0], other) for other in whiskers)]
+        for box, dx, dy in (clear or free)[:1]:
+            taken.append(box)
+            _label(axes, dot, dx, dy, far=abs(dy) > 20)
 
 
 def _offsets(width: float) -> list[tuple[float, float]]:
@@ -225,7 +236,7 @@ def episode_strip(proof: Proof, key: str) -> str:
     with canvas.draw(key, 560, 190, left=58, bottom=36, top=12, right=10) as (figure, axes):
         axes.axhline(0, color=C["ink"], linewidth=1.0, zorder=2)
         for rows, colour in ((difference >= 0, "accent"), (difference < 0, "warn")):
-            axes.plot(order[rows], difference[rows], ".", markersize=7, color=C[colour], alpha=0.75, zorder=1)
+            _dots(axes, order[rows].astype(float), difference[rows], C[colour])
         axes.plot(order, np.cumsum(difference) / order, color=C["ink"], linewidth=1.6, zorder=3)
         axes.set_xlim(0, n + 1)
         axes.set_xlabel("episode, in seed order", color=C["muted"])
@@ -234,3 +245,11 @@ def episode_strip(proof: Proof, key: str) -> str:
         axes.locator_params(axis="y", nbins=5)
         said = f"{int((difference >= 0).sum())} of {n} paired differences at or above zero, mean {words.number(float(difference.mean()) if n else math.nan)}"
         return canvas.finish(figure, key, said)
+
+
+def _dots(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str) -> None:
+    """Dots as one path of very short strokes with round ends: an element per dot makes a page of many members slow."""
+    gap = np.full_like(x, np.nan)
+    xs, ys = np.stack([x, x + 1e-3, gap], axis=1).reshape(-1), np.stack([y, y, gap], axis=1).reshape(-1)
+    (line,) = axes.plot(xs, ys, color=colour, alpha=0.75, linewidth=4.2, solid_capstyle="round", zorder=1)
+    line.get_path().should_simplify = False

@@ -154,7 +154,7 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         first = self.env.reset(seed=seed, options=options)
-        self._reel.add(shrink(_picture(self.env)))
+        self._reel.add(shrink(frame_of(self.env)))
         return first
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -165,13 +165,14 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
         reel.ended = bool(terminated or truncated)
         stop = reel.ended or reel.steps >= self._max_steps
         if stop or reel.steps % self._stride == 0:
-            reel.add(shrink(_picture(self.env)))
+            reel.add(shrink(frame_of(self.env)))
         return obs, reward, terminated, bool(truncated or (stop and not terminated)), info
 
 
 def _record(policy: Policy, task: Task, seed: int, mode: Mode, run_seed: int, max_steps: int, stride: int) -> Reel:
     reel = Reel()
-    filmed = tasks.EnvTask(task.name, task.spec, lambda: Camera(drawing_env(task), reel, stride, max_steps))
+    assert isinstance(task, tasks.EnvTask)  # drawing_env has seen to it
+    filmed = replace(task, make=lambda: Camera(drawing_env(task), reel, stride, max_steps), pool=None)
     rollout.play(policy, filmed, [seed], mode=mode, run_seed=run_seed, slots=1)
     return reel
 
@@ -201,7 +202,7 @@ def _check_drawing(task: Task, seed: int) -> float:
     env = drawing_env(task)
     try:
         env.reset(seed=seed)
-        _picture(env)
+        frame_of(env)
     except CannotDraw:
         raise
     except Exception as error:  # as above: missing drivers and libraries show up here
@@ -212,7 +213,8 @@ def _check_drawing(task: Task, seed: int) -> float:
     return float(stated) if isinstance(stated, (int, float)) and 0 < stated < math.inf else 30.0
 
 
-def _picture(env: gym.Env[Any, Any]) -> Picture:
+def frame_of(env: gym.Env[Any, Any]) -> Picture:
+    """What the environment draws now, uint8 [H, W, 3]. Raises CannotDraw for anything else."""
     drawn = np.asarray(env.render())
     if drawn.dtype.kind == "f" and drawn.size and drawn.min() >= 0 and drawn.max() <= 1:  # MinAtar draws shares
         drawn = (255 * drawn).round().astype(np.uint8)

@@ -11,15 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 DRIVER = r"""
-#include "policy.c"
+#define @P_IMPLEMENTATION
+#include "policy.h"
 #include <stddef.h>
 #include <string.h>
 
-#ifdef @P_SCRATCH /* at the end of the state, of no use after a step */
-#define CARRIED offsetof(@p_state, scratch)
-#else
-#define CARRIED sizeof(@p_state)
-#endif
+#define CARRIED offsetof(@p_state, steps) /* counters and the room for long vectors lie behind what steps hand on */
 
 typedef struct {
     @p_state memory;
@@ -61,6 +58,13 @@ void driver_batch(int rows, const float *obs, const unsigned char *first, @p_sta
         if (memory)
             memcpy(memory + i * CARRIED, one, CARRIED);
     }
+}
+
+void driver_outside(int rows, const float *obs, uint32_t *outside)
+{
+    int i;
+    for (i = 0; i < rows; i++)
+        outside[i] = @p_outside(obs + (ptrdiff_t)i * @P_OBS);
 }
 
 typedef struct {

@@ -1,4 +1,4 @@
-"""Play generated C: compile policy.c with a small driver into a shared library, load it, call it on whole batches.
+"""Play generated C: compile policy.h with a small driver into a shared library, load it, call it on whole batches.
 
 Compiling for the machine at hand (`native`) is faster but may round differently on another processor; proofs use the
 plain build. Playing an artefact runs its code: play only folders from people you trust.
@@ -15,7 +15,7 @@ import shutil
 import struct
 import subprocess  # a C compiler is a program
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from limbeck.contracts import Array, Head, Observation, PolicyOutput, Spec, Stat
 from limbeck.errors import InputError, StorageError, printable
 from limbeck.runtimes.cdriver import DRIVER, MethodDef, bind_python
 
+FILE = "policy.h"
 BASE_FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
 NATIVE_FLAGS = ("-std=c99", "-O2", "-march=native", "-ffp-contract=fast")
 LINK_FLAGS = ("-shared", "-fPIC")
@@ -56,9 +57,22 @@ def compiler() -> list[str]:
     return found
 
 
-def run_compiler(arguments: list[str]) -> None:
-    """Run the compiler; its first error line becomes an InputError."""
-    command = [*compiler(), *arguments]
+def name_of(command: Sequence[str]) -> str:
+    """A compiler's plain name: cc is a link to one of the others.
+
+    >>> name_of(["/usr/bin/clang-14", "-m32"])
+    'clang-14'
+    """
+    name = Path(command[0]).name
+    if name != "cc":
+        return name
+    real = Path(os.path.realpath(shutil.which("cc") or "cc")).name
+    return next((known for known in ("clang", "gcc") if known in real), name)
+
+
+def run_compiler(arguments: list[str], chosen: Sequence[str] | None = None) -> None:
+    """Run the compiler, or the one that was chosen; its first error line becomes an InputError."""
+    command = [*(chosen or compiler()), *arguments]
     try:
         done = subprocess.run(  # noqa: S603  # the command is the user's own compiler, the arguments are ours
             command, capture_output=True, text=True, timeout=COMPILE_SECONDS, env={**os.environ, "LC_ALL": "C"}
@@ -75,11 +89,11 @@ def run_compiler(arguments: list[str]) -> None:
             raise StorageError(
                 f"{command[0]}: {printable(lines[0])}. Free space in {tempfile.gettempdir()}, then run the same command again."
             )
-        raise InputError(f"{command[0]} refused policy.c: {printable(lines[0])}. Set CC to a working C99 compiler.")
+        raise InputError(f"{command[0]} refused {FILE}: {printable(lines[0])}. Set CC to a working C99 compiler.")
 
 
 def object_size(folder: Path) -> int | None:
-    """Bytes of code and constants that policy.c occupies when compiled for size; None without a compiler.
+    """Bytes of code and constants that the policy occupies when compiled for size; None without a compiler.
 
     Read from the section table of an ELF object; other object formats count as the file's size. Long constants are
     compiled by their length alone: a compiler takes seconds over a million numbers.
@@ -87,21 +101,10 @@ def object_size(folder: Path) -> int | None:
     if find_compiler() is None:
         return None
     with tempfile.TemporaryDirectory(prefix="limbeck-") as build:
-        target = Path(build) / "policy.o"
-        source = (folder / "policy.c").read_text()
-        storage.write_text(Path(build) / "policy.h", (folder / "policy.h").read_text())
-        storage.write_text(Path(build) / "policy.c", LONG_CONSTANT.sub("= {1};", source))
-        run_compiler(
-            [
-                "-std=c99",
-                "-Os",
-                "-fno-asynchronous-unwind-tables",
-                "-c",
-                str(Path(build) / "policy.c"),
-                "-o",
-                str(target),
-            ]
-        )
+        source, target = Path(build) / "policy.c", Path(build) / "policy.o"
+        text = (folder / FILE).read_text()
+        storage.write_text(source, f"#define {prefix_of(text)}_IMPLEMENTATION\n" + LONG_CONSTANT.sub("= {1};", text))
+        run_compiler(["-std=c99", "-Os", "-fno-asynchronous-unwind-tables", "-c", str(source), "-o", str(target)])
         return _allocated(target.read_bytes())
 
 
@@ -136,35 +139,42 @@ class Library:
     memoryless: bool
     reset: Callable[..., None]  # (rows, one, memory)
     batch: Callable[..., None]  # (rows, obs, first, one, memory, params, actions)
+    outside: Callable[..., None]  # (rows, obs, counts)
     method: MethodDef
     session_bytes: int
     action_offset: int  # of the action inside a session
 
 
-def build(folder: Path, native: bool = False) -> Library:
-    """Compile and load policy.c of a folder; the same text is compiled once per process."""
+def build(folder: Path, native: bool = False, command: Sequence[str] | None = None) -> Library:
+    """Compile and load policy.h of a folder; the same text is compiled once per process."""
+    return _build(text_of(folder), native, tuple(command or compiler()))
+
+
+def text_of(folder: Path) -> str:
+    """The generated header of a folder."""
     try:
-        texts = tuple((folder / name).read_text() for name in ("policy.h", "policy.c"))
+        return (folder / FILE).read_text()
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} holds no readable policy.c and policy.h ({printable(error)}). Export the policy again."
-        ) from error
-    return _build(texts, native, tuple(compiler()))
+        raise InputError(f"{folder} holds no readable {FILE} ({printable(error)}). Export the policy again.") from error
+
+
+def prefix_of(text: str) -> str:
+    """The prefix of a generated header's macros, such as LIMBECK."""
+    found = re.search(r"^#ifndef ([A-Z0-9_]+)_POLICY_H$", text, re.MULTILINE)
+    if found is None:
+        raise InputError(f"{FILE} has no LIMBECK_POLICY_H guard: Limbeck did not write it. Export the policy again.")
+    return found.group(1)
 
 
 @functools.cache
-def _build(texts: tuple[str, str], native: bool, command: tuple[str, ...]) -> Library:
-    found = re.search(r"^#ifndef ([A-Z0-9_]+)_POLICY_H$", texts[0], re.MULTILINE)
-    if found is None:
-        raise InputError("policy.h has no LIMBECK_POLICY_H guard: Limbeck did not write it. Export the policy again.")
-    prefix = found.group(1)
+def _build(text: str, native: bool, command: tuple[str, ...]) -> Library:
+    prefix = prefix_of(text)
     with tempfile.TemporaryDirectory(prefix="limbeck-") as place:
         target, driver = Path(place) / "policy.so", Path(place) / "driver.c"
-        for name, text in zip(("policy.h", "policy.c"), texts, strict=True):
-            storage.write_text(Path(place) / name, text)
+        storage.write_text(Path(place) / FILE, text)
         storage.write_text(driver, DRIVER.replace("@P", prefix).replace("@p", prefix.lower()))
         flags = NATIVE_FLAGS if native else BASE_FLAGS
-        run_compiler([*flags, *LINK_FLAGS, str(driver), "-o", str(target), "-lm"])
+        run_compiler([*flags, *LINK_FLAGS, str(driver), "-o", str(target), "-lm"], command)
         try:
             library = ctypes.CDLL(str(target))
         except OSError as error:
@@ -179,11 +189,12 @@ def _describe(library: ctypes.CDLL) -> Library:
     library.driver_sizes(sizes)
     library.driver_reset.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2]
     library.driver_batch.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 6]
-    library.driver_reset.restype = library.driver_batch.restype = None
+    library.driver_outside.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2]
+    library.driver_reset.restype = library.driver_batch.restype = library.driver_outside.restype = None
     return Library(
         obs=sizes[0], params=sizes[1], actions=sizes[2], state_bytes=sizes[3],
-        carried_bytes=sizes[6], memoryless=sizes[6] <= 1, reset=library.driver_reset, batch=library.driver_batch,
-        method=bind_python(library), session_bytes=sizes[4], action_offset=sizes[5],
+        carried_bytes=sizes[6], memoryless=sizes[6] == 0, reset=library.driver_reset, batch=library.driver_batch,
+        outside=library.driver_outside, method=bind_python(library), session_bytes=sizes[4], action_offset=sizes[5],
     )  # fmt: skip
 
 
@@ -202,11 +213,12 @@ class CPolicy:
         wanted = spaces.input_size(spec.observation_space, view)
         if library.params != head.width or library.obs != wanted:
             raise InputError(
-                f"policy.c takes {library.obs} numbers and gives {library.params}; its contract says "
+                f"{FILE} takes {library.obs} numbers and gives {library.params}; its contract says "
                 f"{wanted} and {head.width}. Export the policy again."
             )
         self._session = bytearray(library.session_bytes)
         self._session_address = ctypes.addressof(ctypes.c_char.from_buffer(self._session))
+        self._counters = np.frombuffer(self._session, np.uint32, 2, library.carried_bytes)
         self._action = np.frombuffer(self._session, self._action_type, library.actions, library.action_offset)
         self.step: Callable[[Array], Any] = library.method.bind(
             (self._session, self._action), not head.shape and head.discrete
@@ -244,6 +256,23 @@ class CPolicy:
         float32 array [I] in; an int, or the array of the executed action (overwritten by the next step), out."""
         self.library.reset(0, self._session_address, None)
 
+    @property
+    def steps(self) -> int:
+        """Calls of `step` since the last reset."""
+        return int(self._counters[0])
+
+    @property
+    def strange(self) -> int:
+        """Of `steps`, those whose observation held numbers that are not finite or that training never saw."""
+        return int(self._counters[1])
+
+    def outside(self, flat: Array) -> NDArray[np.uint32]:
+        """[B] how many numbers of each row [B, I] are not finite or outside of what training saw; changes nothing."""
+        flat, counts = np.ascontiguousarray(flat, np.float32), np.empty(len(flat), np.uint32)
+        self._check(flat, np.zeros(len(flat), bool), self.initial_state(len(flat)))
+        self.library.outside(len(flat), flat.ctypes.data, counts.ctypes.data)
+        return counts
+
     def _check(self, flat: Array, first: Array, state: State) -> None:
         rows, memory = len(flat), state.get("memory")
         fits = memory is None if self.library.memoryless else memory is not None and memory.dtype == np.uint8
@@ -256,6 +285,14 @@ class CPolicy:
             )
 
 
-def load(folder: Path, spec: Spec, head: Head, view: View = View(), *, native: bool = False) -> CPolicy:
-    """The policy.c of `folder`, compiled and ready to play; of the view, keys and mask are applied here."""
-    return CPolicy(build(folder, native), spec, head, view)
+def load(
+    folder: Path,
+    spec: Spec,
+    head: Head,
+    view: View = View(),
+    *,
+    native: bool = False,
+    command: Sequence[str] | None = None,
+) -> CPolicy:
+    """The policy of `folder`, compiled and ready to play; of the view, keys and mask are applied here."""
+    return CPolicy(build(folder, native, command), spec, head, view)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck import distributions, spaces
 from limbeck.contracts import (
+    LEVELS,
     Array,
     Blueprint,
     Conv,
@@ -22,18 +24,24 @@ from limbeck.contracts import (
     Layer,
     Lstm,
     Norm,
+    Normaliser,
     Observation,
     Parallel,
     PolicyOutput,
     Pool,
+    Quantise,
+    Quantised,
+    Readout,
     Shared,
     Sparse,
     Spec,
     State,
     Terms,
     Tree,
+    View,
     memory_of,
 )
+from limbeck.contracts.quantised import tanh_levels
 from limbeck.distributions import sigmoid
 
 BEFORE = ".linear"  # behind a layer's name: what it gives before its activation
@@ -52,9 +60,16 @@ ACTIVATE: dict[str, Callable[[Array], Array]] = {
 
 
 def _gelu(x: Array) -> Array:
-    from scipy.special import erf
+    return (0.5 * x * (1 + _erf(x / np.sqrt(2)))).astype(x.dtype)
 
-    return (0.5 * x * (1 + erf(x / np.sqrt(2)))).astype(x.dtype)
+
+def _erf(x: Array) -> Array:
+    """The error function: SciPy's, and where there is numpy alone (one file, the small wheel) Python's own, number by number."""
+    try:
+        from scipy.special import erf
+    except ImportError:
+        return np.vectorize(math.erf, otypes=[np.float64])(x)
+    return np.asarray(erf(x))
 
 
 class NumpyPolicy:
@@ -90,14 +105,9 @@ class NumpyPolicy:
     ) -> PolicyOutput:
         """The same from flat observations [B, O], the view's keys and indices already applied, and action masks [B, W]."""
         blueprint, after = self.blueprint, dict(state)
-        x = flat
-        if (norm := blueprint.normaliser) is not None:
-            x = (x - norm.mean) / norm.scale
-            x = (np.clip(x, -norm.clip, norm.clip) if math.isfinite(norm.clip) else x).astype(np.float32, copy=False)
-        if (history := blueprint.view.history) > 1:
-            fresh = np.tile(x, history - 1) if blueprint.view.padding == "first" else np.float32(0)
-            past = np.where(first[:, None], fresh, state["history"])
-            x = np.concatenate([past, x], axis=1)
+        x = flat if blueprint.normaliser is None else normalised(blueprint.normaliser, flat)
+        if blueprint.view.history > 1:
+            x = windowed(x, state["history"], first, blueprint.view)
             after["history"] = x[:, self._obs_size :]
         value = None
         if blueprint.value_layers:
@@ -123,18 +133,36 @@ def _forward(
     for i, layer in enumerate(layers):
         if (name := f"layers.{i}{BEFORE}") in shown and isinstance(layer, (Dense, Conv, Norm)):
             shown[name] = _picture(layer, apply(replace(layer, activation="identity"), x))
-        if isinstance(layer, Gru):
-            name = f"{prefix}gru{i}"
-            x = after[name] = gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
-        elif isinstance(layer, Lstm):
-            hidden, cell = (np.where(first[:, None], np.float32(0), state[f"{prefix}lstm{i}.{k}"]) for k in "hc")
-            x, cell = lstm_step(layer, x, hidden, cell)
-            after[f"{prefix}lstm{i}.h"], after[f"{prefix}lstm{i}.c"] = x, cell
-        else:
-            x = apply(layer, x)
+        x = stepped(layer, f"{prefix}{layer.kind}{i}", x, state, after, first)
         if (name := f"layers.{i}") in shown:
             shown[name] = _picture(layer, x)
     return x
+
+
+def normalised(norm: Normaliser, x: Floats) -> Floats:
+    """The equation stands at `contracts.Normaliser`."""
+    x = (x - norm.mean) / norm.scale
+    return (np.clip(x, -norm.clip, norm.clip) if math.isfinite(norm.clip) else x).astype(np.float32, copy=False)
+
+
+def windowed(x: Floats, past: Floats, first: NDArray[np.bool_], view: View) -> Floats:
+    """[B, H O] the rows [B, O] behind the H - 1 before them; where an episode begins these are the row again, or zeros."""
+    fresh = np.tile(x, view.history - 1) if view.padding == "first" else np.float32(0)
+    return np.concatenate([np.where(first[:, None], fresh, past), x], axis=1)
+
+
+def stepped(
+    layer: Any, name: str, x: Floats, state: Mapping[str, Array], after: State, first: NDArray[np.bool_]
+) -> Floats:
+    """One layer on rows [B, inputs]; what it remembers under `name` is read from `state` and put into `after`."""
+    if layer.kind == "gru":
+        after[name] = gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
+        return after[name]
+    if layer.kind == "lstm":
+        hidden, cell = (np.where(first[:, None], np.float32(0), state[f"{name}.{k}"]) for k in "hc")
+        after[f"{name}.h"], after[f"{name}.c"] = lstm_step(layer, x, hidden, cell)
+        return after[f"{name}.h"]
+    return apply(layer, x)
 
 
 def layer_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
@@ -146,7 +174,7 @@ def layer_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
         if isinstance(layer, (Conv, Pool)):
             channels = layer.channels if isinstance(layer, Pool) else int(layer.weight.shape[3])
             shape = (channels, *layer.out_size)
-        if getattr(layer, "activation", "identity") != "identity":
+        if isinstance(layer, (Dense, Conv, Norm)) and layer.activation != "identity":
             shapes[f"layers.{i}{BEFORE}"] = shape
         shapes[f"layers.{i}"] = shape
     return shapes
@@ -161,34 +189,67 @@ def _picture(layer: Layer, rows: Floats) -> Floats:
 
 def apply(layer: Layer, x: Floats) -> Floats:
     """A layer without memory on rows: [B, inputs] -> [B, outputs]."""
-    match layer:
-        case Dense():
-            return ACTIVATE[layer.activation](x @ layer.weight + layer.bias)
-        case Conv():
-            return ACTIVATE[layer.activation](_convolve(layer, x)).reshape(len(x), -1)
-        case Pool():
-            return _pool(layer, x)
-        case Norm():
-            centred = x - x.mean(axis=1, keepdims=True)
-            spread = np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(layer.epsilon))
-            return ACTIVATE[layer.activation](centred / spread * layer.weight + layer.bias)
-        case Gsde():
-            mean = np.clip(x @ layer.weight + layer.bias, -layer.limit, layer.limit)
-            log_std = np.float32(0.5) * np.log((x**2) @ (layer.spread**2) + np.float32(layer.epsilon))
-            return np.concatenate([mean, log_std], axis=1).astype(np.float32)
-        case Parallel():
-            parts = [
-                _chain(branch, x[:, begin:end])
-                for branch, (begin, end) in zip(layer.branches, layer.spans, strict=True)
-            ]
-            return np.concatenate(parts, axis=1)
-        case Shared():
-            return _chain(layer.layers, x.reshape(len(x) * layer.count, -1)).reshape(len(x), -1)
-        case Tree():
-            return layer.rows[leaf_of(layer, x)]
-        case Sparse():
-            return layer.offset + sums(layer.terms, x)
-    raise TypeError(f"a {layer.kind} layer needs memory")
+    if layer.kind not in _APPLY:
+        raise TypeError(f"a {layer.kind} layer needs memory")
+    return _APPLY[layer.kind](layer, x)
+
+
+def _dense(layer: Dense, x: Floats) -> Floats:
+    return ACTIVATE[layer.activation](x @ layer.weight + layer.bias)
+
+
+def _conv(layer: Conv, x: Floats) -> Floats:
+    return ACTIVATE[layer.activation](_convolve(layer, x)).reshape(len(x), -1)
+
+
+def _norm(layer: Norm, x: Floats) -> Floats:
+    centred = x - x.mean(axis=1, keepdims=True)
+    spread = np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(layer.epsilon))
+    return ACTIVATE[layer.activation](centred / spread * layer.weight + layer.bias)
+
+
+def _gsde(layer: Gsde, x: Floats) -> Floats:
+    mean = np.clip(x @ layer.weight + layer.bias, -layer.limit, layer.limit)
+    log_std = np.float32(0.5) * np.log((x**2) @ (layer.spread**2) + np.float32(layer.epsilon))
+    return np.concatenate([mean, log_std], axis=1).astype(np.float32)
+
+
+def _parallel(layer: Parallel, x: Floats) -> Floats:
+    pairs = zip(layer.branches, layer.spans, strict=True)
+    return np.concatenate([_chain(branch, x[:, begin:end]) for branch, (begin, end) in pairs], axis=1)
+
+
+def _shared(layer: Shared, x: Floats) -> Floats:
+    return _chain(layer.layers, x.reshape(len(x) * layer.count, -1)).reshape(len(x), -1)
+
+
+def _tree(layer: Tree, x: Floats) -> Floats:
+    return layer.rows[leaf_of(layer, x)]
+
+
+def _sparse(layer: Sparse, x: Floats) -> Floats:
+    return layer.offset + sums(layer.terms, x)
+
+
+def _quantise(layer: Quantise, x: Floats) -> Floats:
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite observations are clipped
+        v = (x - layer.offset) * layer.scale
+    v = np.clip(np.where(np.isnan(v), np.float32(0), v), -LEVELS, LEVELS)
+    return np.floor(v.astype(np.float64) + 0.5).astype(np.float32)
+
+
+def _quantised(layer: Quantised, x: Floats) -> Floats:
+    """floor((sum m + 2**(k - 1)) / 2**k) = floor(sum m / 2**k + 1/2), in float64 without any rounding: |sum m| < 2**30."""
+    step = np.ldexp(layer.multiplier.astype(np.float64), -layer.shift.astype(np.int64))
+    r = np.floor((x @ layer.weight + layer.bias).astype(np.float64) * step + 0.5)
+    r = np.clip(r, 0 if layer.activation == "relu" else -LEVELS, LEVELS)
+    if layer.activation == "tanh":
+        return tanh_levels()[r.astype(np.int64) + LEVELS]
+    return r.astype(np.float32)
+
+
+def _readout(layer: Readout, x: Floats) -> Floats:
+    return (x @ layer.weight + layer.bias) * layer.scale
 
 
 def sums(terms: Terms, x: Floats) -> Floats:
@@ -268,3 +329,19 @@ def lstm_step(layer: Lstm, x: Floats, hidden: Floats, cell: Floats) -> tuple[Flo
     enter, keep, leave = (sigmoid(gates[k]) for k in (0, 1, 3))
     cell = (keep * cell + enter * np.tanh(gates[2])).astype(np.float32)
     return (leave * np.tanh(cell)).astype(np.float32), cell
+
+
+_APPLY: dict[str, Callable[[Any, Floats], Floats]] = {  # a layer without memory, by its kind
+    "dense": _dense,
+    "conv": _conv,
+    "pool": _pool,
+    "norm": _norm,
+    "gsde": _gsde,
+    "parallel": _parallel,
+    "shared": _shared,
+    "tree": _tree,
+    "sparse": _sparse,
+    "quantise": _quantise,
+    "quantised": _quantised,
+    "readout": _readout,
+}

@@ -20,7 +20,7 @@ from limbeck.scale import passes, study
 from limbeck.scale.passes import Finished
 from limbeck.scale.space import Method
 from limbeck.scale.study import Study
-from limbeck.stages import proving, ship
+from limbeck.stages import proving, ship, stressing
 from limbeck.stages.choosing import Chosen, Cost
 from limbeck.stages.scene import Progress, Scene
 from limbeck.students.grammar import MemberSpec, parse
@@ -98,7 +98,8 @@ def prove(here: Study, command: str) -> SearchResult:
         bill = passes.total([f.bill for f in ended])
         one.run.record("passes", lambda: {"critic_steps": bill.critic_steps})
         done, choice, polished = _as_one_run(here, bill)
-        ship.conclude(one, chosen, artifacts, proofs, done, choice, polished)
+        stressed = stressing.stress(one, chosen, artifacts, proofs)
+        ship.conclude(one, chosen, artifacts, proofs, done, choice, polished, stressed)
         final = reporting.load_result(folder)
         if final.command != command:  # one recipe does not say how a front was found
             storage.write_json(folder / runs.RESULT, replace(final, command=command))

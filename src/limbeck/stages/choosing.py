@@ -22,6 +22,7 @@ from limbeck.polish import evolution
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.stages import growing, values
 from limbeck.stages.scene import Progress, Scene
+from limbeck.students import quantised
 from limbeck.students.family import Family
 from limbeck.students.grammar import MemberSpec, parse
 from limbeck.tasks import RecordedTask
@@ -64,6 +65,12 @@ class Chosen:
     blueprint: Blueprint
     mean_return: float
     polished: bool = False
+    lineage: tuple[str, ...] = ()  # of compressed members: the member it came from, then each step
+
+
+def by_size(chosen: Sequence[Chosen]) -> list[Chosen]:
+    """Largest first, by the bytes of their numbers: the order of the proofs."""
+    return sorted(chosen, key=lambda one: (-quantised.weight_bytes(one.blueprint), one.member.name))
 
 
 def choose(here: Scene, family: Family) -> tuple[list[Chosen], dict[str, Any]]:
@@ -87,7 +94,7 @@ def choose(here: Scene, family: Family) -> tuple[list[Chosen], dict[str, Any]]:
             "choose",
             f"{one.member.name}: return {one.mean_return:.4g}, about {100 * here.retention(one.mean_return):.0f} % of the teacher",
         )
-    return sorted(chosen, key=lambda one: (-one.blueprint.parameters, one.member.name)), record
+    return by_size(chosen), record
 
 
 # ---------------------------------------------------------------- polish

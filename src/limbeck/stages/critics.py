@@ -384,6 +384,8 @@ def named(teacher: Teacher, found: Fidelity) -> Fidelity:
         return found
     source = own_source(teacher)
     if source is None:
-        kept: Mapping[str, float] = {name: value for name, value in found.values.items() if name != "regret"}
+        kept: Mapping[str, float] = {
+            name: value for name, value in found.values.items() if name not in ("regret", "weighted_agreement")
+        }
         return replace(found, values=kept, sources={})
     return replace(found, sources={"regret": source}) if "regret" in found.values else found

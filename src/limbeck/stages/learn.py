@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,12 @@ from limbeck import (
     storage,
 )
 from limbeck.collection import Collected, Plan
-from limbeck.contracts import Policy
+from limbeck.contracts import Head, Policy
 from limbeck.dataset import Dataset, open_dataset
 from limbeck.imitation import Table
 from limbeck.objective import Term
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.settings import TIMED_ROUNDS, ImitateSettings
+from limbeck.settings import TIMED_ROUNDS, ImitateSettings, Recipe
 from limbeck.stages import driving, growing, inheriting, knowledge, labelled, rollouts, stopping, tuning, values
 from limbeck.stages.choosing import race
 from limbeck.stages.scene import Progress, Scene
@@ -47,22 +47,32 @@ def new_family(here: Scene) -> Family:
     """Fresh members, with the view and head that the recipe and the teacher imply."""
     recipe = here.run.recipe
     port = port_of(recipe, here.task, here.teacher)
+    trained = inheriting.trained(recipe.imitate)
+    family = families.build(parse(recipe.students), {here.task.name: port}, recipe.seed, owned_by(here), trained)
+    tuning.begin(recipe, family, terms_for(here), here.teacher.policy.head)
+    return family
+
+
+def owned_by(here: Scene) -> Callable[[Stack], dict[str, tuple[int, ...]]]:
+    """Stacks of this run -> shapes of the losses' own parameters."""
     terms = terms_for(here)
 
     def owned(stack: Stack) -> dict[str, tuple[int, ...]]:
         return objective.owned(terms, stack.hidden_shapes(here.task.name), knowledge.feature_shapes(here, terms))
 
-    trained = inheriting.trained(recipe.imitate)
-    family = families.build(parse(recipe.students), {here.task.name: port}, recipe.seed, owned, trained)
-    tuning.begin(recipe, family, terms, here.teacher.policy.head)
-    return family
+    return owned
 
 
 def terms_for(here: Scene) -> tuple[Term, ...]:
     """The objective's terms."""
-    imitate = here.run.recipe.imitate
+    return terms_of(here.run.recipe, here.teacher.policy.head)
+
+
+def terms_of(recipe: Recipe, head: Head) -> tuple[Term, ...]:
+    """The terms of a recipe's objective for a teacher's head."""
+    imitate = recipe.imitate
     weight, scale = losses.weights.chosen(imitate.hard_weight, imitate.task_weight, imitate.kd_weight)
-    return objective.mixture(objective.parse(imitate.loss, here.teacher.policy.head), weight, scale)
+    return objective.mixture(objective.parse(imitate.loss, head), weight, scale)
 
 
 # ---------------------------------------------------------------- collect <> imitate
@@ -122,7 +132,7 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     if number == 0:
         family.normalisers[here.task.name] = imitation.normaliser_of(data, port)
         temperature = _temperature(here, data)
-    table, done = _table(here, family, data, terms, done, temperature)
+    table, done = table_of(here, family, data, terms, done, temperature)
     done, measured = stopping.before(here, family, data, table, terms, done)
     if number == 0:
         inheriting.begin(here, family, table)
@@ -157,7 +167,7 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
     return done
 
 
-def _table(
+def table_of(
     here: Scene, family: Family, data: Dataset, terms: Sequence[Term], done: Progress, temperature: float
 ) -> tuple[Table, Progress]:
     """All rows so far with what the losses need beyond the teacher's, and the progress with what that cost."""

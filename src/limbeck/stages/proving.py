@@ -202,7 +202,7 @@ def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bound
 
 
 def _tell_verdict(here: Scene, found: Proof) -> None:
-    claim = f"keeps >= {100 * found.retain:g} % of the teacher, {100 * (1 - found.alpha):g} % confidence"
+    claim = f"{proof.claim_of(found.retain)}, {100 * (1 - found.alpha):g} % confidence"
     text = claim if found.verdict == "proved" else f"{found.verdict}: {found.reason}"
     here.run.tell(
         "prove",

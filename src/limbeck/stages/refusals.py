@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from limbeck import exporters, losses, objective, spaces
 from limbeck.contracts import Task, Teacher
 from limbeck.errors import InputError, printable, unknown
+from limbeck.exporters import sb3
 from limbeck.objective import Term
+from limbeck.reporting import trackers
+from limbeck.runtimes import firmware
 from limbeck.settings import ImitateSettings, Recipe
-from limbeck.stages import driving, inheriting, knowledge, stopping, tuning, values
+from limbeck.stages import compressing, driving, inheriting, knowledge, stopping, stressing, tuning, values
 from limbeck.stages.views import port_of, student_view
-from limbeck.students.grammar import parse
+from limbeck.students.grammar import Architecture, parse
+from limbeck.students.port import Port
 from limbeck.students.stack import Stack
 from limbeck.students.trees import grown
 from limbeck.tasks import RecordedTask
@@ -30,6 +34,8 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
     members = parse(recipe.students)
     _refuse_without_trained(recipe)
     _refuse_bare_recordings(task, teacher)
+    trackers.require(recipe.report.track)
+    stressing.refuse(recipe, task, teacher.policy)
     spaces.check_view(task.spec.observation_space, student_view(recipe, task, teacher))
     _refuse_loss(recipe, task, teacher)
     values.refuse_horizon(recipe, teacher)
@@ -42,7 +48,12 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
         terms = objective.parse(recipe.imitate.loss, teacher.policy.head)
         knowledge.refuse_layers(teacher, terms, stack.hidden_shapes(task.name))
     inheriting.refuse(recipe, task, teacher)
+    compressing.refuse(recipe, task, teacher)
     tuning.refuse(recipe, objective.parse(recipe.imitate.loss, teacher.policy.head), teacher.policy.head)
+    if "sb3" in recipe.export.targets:
+        _refuse_sb3(recipe, [member.architecture for member in members], port)
+    for device in recipe.export.devices:
+        firmware.board_of(device)
     for target in recipe.export.targets:
         if target not in exporters.targets():
             raise unknown("target", target, exporters.targets())
@@ -51,6 +62,18 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
             raise InputError(
                 f"target {target} cannot be made here: {missing}. Install it, or choose --options export.targets=c."
             )
+
+
+def _refuse_sb3(recipe: Recipe, architectures: Sequence[Architecture], port: Port) -> None:
+    """Students and views that a policy of Stable-Baselines3 cannot be."""
+    sb3.check(port.spec, port.view)
+    if any(step.startswith("quantise") for step in recipe.compress):
+        raise InputError(
+            f"target sb3 has no policy like a quantised student. {sb3.ALLOWED} Drop the step from compress."
+        )
+    for one in architectures:
+        if one.kind not in ("linear", "mlp", "nested") or one.precision:
+            raise InputError(f"target sb3 has no policy like the student {one.spec}. {sb3.ALLOWED}")
 
 
 def _refuse_bare_recordings(task: Task, teacher: Teacher) -> None:

@@ -8,31 +8,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limbeck import blueprints, exporters, machine, reporting, runs, seeding, storage
+from limbeck import blueprints, exporters, machine, reporting, runs, seeding, spaces, storage, tables
 from limbeck.contracts import (
     Artifact,
     Bill,
     Blueprint,
     MemberReport,
     Policy,
+    Range,
     Rate,
     RunResult,
+    Stressed,
     Task,
+    View,
 )
-from limbeck.exporters import golden
+from limbeck.dataset import open_dataset
+from limbeck.exporters import golden, replaying
+from limbeck.exporters.ccode.guard import GUARDED
+from limbeck.reporting import trackers
 from limbeck.reporting.reading import build
+from limbeck.runtimes import emulated, firmware
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.stages import blindness, labelled
+from limbeck.stages import blindness, gallery, labelled, portrait, stressing
 from limbeck.stages.choosing import Chosen, Cost
 from limbeck.stages.proving import Proved, unprovable
 from limbeck.stages.scene import Progress, Scene
+from limbeck.students import quantised
+from limbeck.students.port import Port
 from limbeck.students.trees import formulas
 from limbeck.tasks import RecordedTask
 
 
 def save_students(here: Scene, chosen: Sequence[Chosen]) -> list[Chosen]:
     """Fold the normaliser in, write students/<name>/policy.safetensors, and go on with exactly what was written."""
-    saved = []
+    saved, seen = [], _seen(here, chosen)
     for one in chosen:
         path = here.run.folder / "students" / one.member.name / "policy.safetensors"
         provenance = {
@@ -41,10 +50,25 @@ def save_students(here: Scene, chosen: Sequence[Chosen]) -> list[Chosen]:
             "run_seed": here.seed,
             "spec": one.member.architecture.spec,
             "polished": one.polished,
+            **({"lineage": list(one.lineage)} if one.lineage else {}),
         }
-        blueprints.save(blueprints.fold(one.blueprint), path, provenance)
+        blueprint = replace(blueprints.fold(one.blueprint), seen=seen.get(one.blueprint.view))
+        blueprints.save(blueprint, path, provenance)
         saved.append(replace(one, blueprint=blueprints.load(path)[0]))
     return saved
+
+
+def _seen(here: Scene, chosen: Sequence[Chosen]) -> dict[View, Range]:
+    """What the run's data set holds under each view, for the guard of the exported C; nothing for what it does not guard."""
+    data, space = open_dataset(here.run.folder / "dataset", here.task.name), here.task.spec.observation_space
+    found = {}
+    for one in chosen:
+        view, size = one.blueprint.view, spaces.flat_size(space, one.blueprint.view)
+        if size <= GUARDED and view not in found:
+            port = Port(here.task.spec, view, one.blueprint.head, size * view.history)
+            if (seen := tables.range_of(data, port)) is not None:
+                found[view] = seen
+    return found
 
 
 # ---------------------------------------------------------------- export
@@ -57,8 +81,8 @@ def export(here: Scene, chosen: Sequence[Chosen]) -> dict[str, list[Artifact]]:
         folder = run.folder / "artifacts" / one.member.name
 
         def compute(one: Chosen = one, folder: Path = folder) -> dict[str, Any]:
-            made, steps = _exported(one.blueprint, here.task, folder, run.recipe.export.targets, here.seed, run.recipe.export.golden_steps,
-                                    {"member": one.member.name, "teacher_sha256": here.teacher.info.sha256})  # fmt: skip
+            made, steps = _exported(one.blueprint, here.task, folder, _fitting(here, one), here.seed, run.recipe.export.golden_steps,
+                                    {"member": one.member.name, "teacher_sha256": here.teacher.info.sha256}, run.recipe.export.devices)  # fmt: skip
             return {
                 "artifacts": [replace(a, folder=a.folder.relative_to(run.folder)) for a in made],
                 "other_steps": steps,
@@ -75,17 +99,45 @@ def export(here: Scene, chosen: Sequence[Chosen]) -> dict[str, list[Artifact]]:
     return exported
 
 
+def _fitting(here: Scene, one: Chosen) -> list[str]:
+    """The recipe's targets that can hold a member; of the others it is told why not."""
+    found = []
+    for target in here.run.recipe.export.targets:
+        if why := exporters.unfit(target, one.blueprint):
+            here.run.tell("export", f"{one.member.name}: not written as {target}: {why}")
+        else:
+            found.append(target)
+    return found
+
+
 def export_one(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[str], run_seed: int, golden_steps: int,
-               meta: Mapping[str, str]) -> list[Artifact]:  # fmt: skip
+               meta: Mapping[str, str], devices: Sequence[str] = ()) -> list[Artifact]:  # fmt: skip
     """One policy to its targets, with golden sequences from states that it visits itself."""
-    return _exported(blueprint, task, folder, targets, run_seed, golden_steps, meta)[0]
+    return _exported(blueprint, task, folder, targets, run_seed, golden_steps, meta, devices)[0]
 
 
 def _exported(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[str], run_seed: int, golden_steps: int,
-              meta: Mapping[str, str]) -> tuple[list[Artifact], int]:  # fmt: skip
+              meta: Mapping[str, str], devices: Sequence[str]) -> tuple[list[Artifact], int]:  # fmt: skip
     """The artefacts, and the environment steps of their golden sequences."""
     visited = golden.record(NumpyPolicy(blueprint), task, run_seed, golden_steps)
-    return exporters.export(blueprint, folder, targets, visited, meta), visited.env_steps
+    made = exporters.export(blueprint, folder, targets, visited, meta)
+    return [_measured(one, blueprint, visited, devices) for one in made], visited.env_steps
+
+
+def _measured(artifact: Artifact, blueprint: Blueprint, visited: golden.Golden, devices: Sequence[str]) -> Artifact:
+    """The C with what it costs on those microcontrollers that can be emulated here and have room for it."""
+    if artifact.target != "c":
+        return artifact
+    spec, head, view = blueprint.spec, blueprint.head, blueprint.view
+    flat = spaces.input_rows(visited.obs, spec.observation_space, view)
+    measured, notes = [], [artifact.note]
+    for name in (one for one in devices if not firmware.missing(one)):
+        try:
+            firmware.check_size(name, artifact.size_bytes)
+            measured.append(emulated.cost(artifact.folder, spec, head, view, name, flat, visited.first))
+        except firmware.DoesNotFit as error:
+            notes.append(f"{name}: {error}")
+    return replace(artifact, devices=measured, note="; ".join(notes))
 
 
 # ---------------------------------------------------------------- the end
@@ -93,11 +145,12 @@ def _exported(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[
 
 def conclude(
     here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]], proved: Proved,
-    imitated: Progress, choice: Mapping[str, Any], polished: Cost,
+    imitated: Progress, choice: Mapping[str, Any], polished: Cost, stressed: Mapping[str, Sequence[Stressed]],
 ) -> RunResult:  # fmt: skip
     """result.json: everything the report, the table and --json tell."""
     run = here.run
     _film(here, chosen, proved)
+    galleries = gallery.collect(here, chosen, proved)
     unknown = blindness.notes(here, chosen)  # what no training could have taught
     records = [storage.read_json(path) for path in sorted((run.folder / "records").glob("*.json"))]
     played = 0 if isinstance(here.task, RecordedTask) else 1  # steps of recordings are nobody's environment steps
@@ -114,12 +167,15 @@ def conclude(
         critic_steps=played * sum(record.get("critic_steps", 0) for record in records),
         seconds=imitated.seconds + polished.seconds + sum(float(record["seconds"]) for record in records),
         peak_memory_bytes=machine.peak_memory_bytes(),
+        stress_steps=played * sum(record.get("stress_steps", 0) for record in records),
         other_steps=played * sum(record.get("other_steps", 0) for record in records),  # only some stages have any
     )
     inside = {
         name: [replace(a, folder=a.folder.relative_to(run.folder)) for a in made] for name, made in artifacts.items()
     }
-    members = [_member(one, inside[one.member.name], proved) for one in chosen]
+    members = gallery.filled([_member(one, inside[one.member.name], proved) for one in chosen], galleries)
+    members = stressing.filled(members, stressed)
+    members = [portrait.portrayed(run, m, one.blueprint) for m, one in zip(members, chosen, strict=True)]
     result = RunResult(
         here.task.name, here.teacher.info, here.evaluations, here.mode, run.recipe.prove.retain, run.recipe.prove.alpha, members, bill,
         run.identity["machine"], run.identity["versions"], f"limbeck distill {shlex.quote(str(run.folder / runs.RECIPE))} --out NEW_FOLDER",
@@ -146,10 +202,11 @@ def _member(one: Chosen, artifacts: Sequence[Artifact], proved: Proved) -> Membe
     name = one.member.name
     notes = proved.notes.get(name, {})
     shown = [replace(a, note=notes.get(a.target, a.note)) for a in artifacts]
-    smallest = min((a.size_bytes for a in artifacts), default=4 * one.blueprint.parameters)
+    exact = [a for a in artifacts if a.target not in replaying.LOSSY]  # whose bytes are this policy's
+    smallest = min((a.size_bytes for a in exact), default=quantised.weight_bytes(one.blueprint))
     return MemberReport(
         name, one.member.architecture.spec, one.member.seed, one.blueprint.parameters, smallest, one.blueprint.multiply_adds,
-        proved.proofs.get(name), proved.latency[name], shown, one.polished, formulas.formula(one.blueprint),
+        proved.proofs.get(name), proved.latency[name], shown, one.polished, formulas.formula(one.blueprint), lineage=one.lineage,
     )  # fmt: skip
 
 
@@ -177,5 +234,7 @@ def _film(here: Scene, chosen: Sequence[Chosen], proved: Proved) -> None:
 def present(here: Scene) -> None:
     """The page and the manifest."""
     page = reporting.write(here.run.folder)
+    for name, place in trackers.track(here.run.folder, here.run.recipe.report.track).items():
+        here.run.tell("report", f"{name}: {place}")
     storage.write_manifest(here.run.folder)
     here.run.tell("report", str(page))

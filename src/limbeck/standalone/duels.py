@@ -92,7 +92,7 @@ def from_files(student: str, teacher: str, env: str | None, asked: Asked, tell: 
     path = asked.out or PROOF
     task = open_task(recipe)
     master = open_teacher(recipe, task)
-    policy, played_by, name, digest = _student(student, task)
+    policy, played_by, name, digest = student_of(student, task)
     seen = verification.verify(master, task, replace(recipe.verify, accept=True), recipe.seed)
     for note in seen.notes:
         tell("verify", note)
@@ -102,7 +102,7 @@ def from_files(student: str, teacher: str, env: str | None, asked: Asked, tell: 
                 path.with_suffix(".returns.json"), claims)  # fmt: skip
 
 
-def _student(source: str, task: Task) -> tuple[Policy, str, str, str]:
+def student_of(source: str, task: Task) -> tuple[Policy, str, str, str]:
     """(policy, who plays it, its name, its digest): an artefact folder plays itself, a file is loaded like a teacher."""
     folder = Path(source)
     if folder.is_dir():

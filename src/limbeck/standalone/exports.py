@@ -45,7 +45,9 @@ def _export_run(
             folder = (out or run / "artifacts") / name
             wanted = targets if out else [*_present(folder), *targets]
             meta = {"member": name, "teacher_sha256": finished(run).teacher.sha256}
-            made[name] = ship.export_one(blueprint, task, folder, wanted, recipe.seed, recipe.export.golden_steps, meta)
+            made[name] = ship.export_one(
+                blueprint, task, folder, wanted, recipe.seed, recipe.export.golden_steps, meta, recipe.export.devices
+            )
         if out is None:
             _list_in_result(run, made)
     return [artifact for artifacts in made.values() for artifact in artifacts]

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from limbeck import exporters, reporting, storage
+from limbeck import reporting, storage
 from limbeck.contracts import RunResult
 from limbeck.errors import InputError, printable
-from limbeck.exporters import CheckRow
-from limbeck.runs import RECIPE, RESULT
+from limbeck.reporting import trackers
+from limbeck.runs import RECIPE, RESULT, Tell
 
 
-def check(folder: Path) -> list[CheckRow]:
-    """`limbeck check`: one artefact folder, or a run's own files and then all its artefacts."""
+def artifacts(folder: Path) -> tuple[list[Path], bool]:
+    """The artefact folders of a folder, and whether it is a whole run, whose own files are held against its manifest."""
     if not folder.is_dir():
         raise InputError(
             f"no folder at {printable(folder)}. Give artifacts/MEMBER of a run, or the run's folder, such as runs/demo."
         )
     if not (folder / "artifacts").is_dir():
-        return exporters.check(folder)
+        return [folder], False
     if (folder / RECIPE).is_file():
         _check_run(folder)
-    folders = sorted(path for path in (folder / "artifacts").iterdir() if path.is_dir())
-    return [replace(row, note=f"{one.name}: {row.note}") for one in folders for row in exporters.check(one)]
+    return sorted(path for path in (folder / "artifacts").iterdir() if path.is_dir()), True
 
 
 def _check_run(run: Path) -> None:
@@ -39,11 +38,14 @@ def _check_run(run: Path) -> None:
         )
 
 
-def report(run: Path) -> Path:
-    """`limbeck report`: the page of a finished run, written again."""
+def report(run: Path, to: Sequence[str], tell: Tell) -> Path:
+    """`limbeck report`: the page of a finished run, written again, and the run for other tools to show."""
+    trackers.require(to)
     finished(run)
     with storage.locked(run):
         page = reporting.write(run)
+        for name, place in trackers.track(run, to).items():
+            tell("report", f"{name}: {place}")
         storage.write_manifest(run)
     return page
 

@@ -109,7 +109,8 @@ def _tell_run(duel: Duel, found: Proof, steps: int) -> None:
     members, notes = list(result.members), list(result.notes)
     bill = replace(result.bill, proof_steps=result.bill.proof_steps + steps)
     if duel.own:
-        members = [replace(m, proof=found) if m.name == duel.member else m for m in members]
+        tails = proof.tails_of(found, duel.seed)
+        members = [replace(m, proof=found, tails=tails) if m.name == duel.member else m for m in members]
     else:
         claim = f"{found.member} against {100 * found.retain:g} % at alpha {found.alpha:g}, seed {duel.seed}"
         notes = [note for note in notes if not note.startswith(f"{claim}: ")]

@@ -65,10 +65,10 @@ class Adapters:
 
 def adapted(stack: Stack, task: str, rank: int, frozen: Sequence[str]) -> Stack:
     """The stack with an adapter of `rank` on every dense weight and the head, except the layers that stay frozen."""
-    if stack.architecture.rank or stack.architecture.kind not in ("mlp", "linear"):
+    if stack.architecture.rank or stack.architecture.precision or stack.architecture.kind not in ("mlp", "linear"):
         raise InputError(
             f"imitate.adapt adds products to whole dense layers; student {stack.architecture.spec!r} has others. "
-            "Allowed: mlp and linear students without a rank of their own."
+            "Allowed: mlp and linear students without a rank or a width of weights of their own."
         )
     names = tuple(f"{begin}.weight" for layer, begin in stack.names(task).items() if layer not in frozen)
     sizes = [stack.shapes[name] for name in names]

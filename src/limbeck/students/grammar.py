@@ -6,6 +6,7 @@ cnn:16k3                   straight to the head
 cnn:16k3:32-gru16          dense 32, then a GRU of 16
 conv1d:16k5s2-16k3:32      convolutions along the history, then dense 32
 mlp:64x64:r8               dense layers as products of rank 8, where that makes them smaller; also cnn:16k3:64:r8
+mlp:32x32:tanh:int4        whole numbers throughout, with weights of 4 bits; int8, int2 and ternary; also linear:int8, mlp:64x64:r8:int8
 nested:64x64               one set of weights for the widths 64, 32, 16, 8 and 4, each a member: nested-64x64-w16-s0
 nested:64x64:w16           that width alone
 tree:leaves=16             a decision tree of at most 16 leaves, each split reading one number; tree:depth=6 bounds the questions
@@ -19,7 +20,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from limbeck.contracts import ACTIVATIONS
+from limbeck.contracts import ACTIVATIONS, BITS
+from limbeck.contracts.quantised import QUANTISED_ACTIVATIONS
 from limbeck.errors import InputError, nearest, printable
 
 GROWN = ("tree", "oblique", "rule", "ternary")  # found by search in the collected rows, not by gradient steps
@@ -28,8 +30,9 @@ MAX_WIDTH, MAX_LAYERS, MAX_SEEDS, MAX_KERNEL = 8192, 16, 256, 1024
 MAX_LEAVES, MAX_DEPTH, MAX_NUMBERS = 4096, 12, 256
 NARROWEST = 4  # of nested widths
 A_RANK, A_WIDTH = "a rank such as r8, ", "a width such as w16, "
+PRECISIONS = tuple(BITS)  # of weights in whole numbers
 MAX_NAME = 200  # characters: file systems allow 255, and files are named after members
-EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
+EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, mlp:32x32:int8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,13 @@ class Architecture:
     leaves: int = 0  # at most, of a tree; 0: bounded by its depth
     depth: int = 0  # questions on a tree's longest path, at most; 0: bounded by its leaves
     numbers: int = 0  # of a rule: weights and biases that are not zero, at most
+    precision: str = ""  # of weights in whole numbers: int8, int4, int2 or ternary; "": float32
 
     @property
     def spec(self) -> str:
         """The canonical text: what a recipe says and a report shows."""
         if self.kind == "linear":
-            return "linear"
+            return ":".join(["linear", *[self.precision] * bool(self.precision)])
         if self.kind == "gru":
             return f"gru:{self.memory}"
         if self.kind in ("tree", "oblique"):
@@ -82,7 +86,14 @@ class Architecture:
             readout += [f"gru{self.memory}"] * bool(self.memory)
             parts = ["-".join(f.spec for f in self.filters), *["-".join(readout)] * bool(readout)]
         parts += [f"r{self.rank}"] * bool(self.rank)
-        return ":".join([self.kind, *parts, *[self.activation] * (self.activation != "relu")])
+        return ":".join(
+            [
+                self.kind,
+                *parts,
+                *[self.activation] * (self.activation != "relu"),
+                *[self.precision] * bool(self.precision),
+            ]
+        )
 
     @property
     def recurrent(self) -> bool:
@@ -138,10 +149,12 @@ def _parse_one(text: str) -> tuple[Architecture, int]:
     if kind not in KINDS:
         raise InputError(f"unknown student {printable(text)!r}{nearest(kind, KINDS)} Allowed: {EXAMPLES}.")
     seeds = _number(text, count, 1, MAX_SEEDS) if at else 1
+    if precision := _precision(text, kind, fields):
+        fields.remove(precision)
     if kind == "linear":
         if fields:
             raise _bad(text, "linear takes no sizes")
-        return Architecture("linear"), seeds
+        return Architecture("linear", precision=precision), seeds
     if kind in GROWN:
         return _grown(text, kind, fields), seeds
     rank = 0
@@ -155,10 +168,25 @@ def _parse_one(text: str) -> tuple[Architecture, int]:
         return Architecture("gru", memory=_sizes(text, fields[0], 1)[0]), seeds
     if kind == "mlp":
         activation = _activation(text, fields[1], "" if rank else A_RANK) if len(fields) == 2 else "relu"
-        return Architecture("mlp", _sizes(text, fields[0], MAX_LAYERS), activation, rank=rank), seeds
+        if precision and activation not in QUANTISED_ACTIVATIONS:
+            allowed = ", ".join(one for one in QUANTISED_ACTIVATIONS if one != "identity")
+            raise _bad(text, f"{precision} has no {activation}. Allowed with it: {allowed}")
+        return Architecture(
+            "mlp", _sizes(text, fields[0], MAX_LAYERS), activation, rank=rank, precision=precision
+        ), seeds
     if kind == "nested":
         return _nested(text, fields), seeds
     return replace(_convolutional(text, kind, fields), rank=rank), seeds
+
+
+def _precision(text: str, kind: str, fields: Sequence[str]) -> str:
+    """The width of weights in whole numbers among the parts of a student, "" where there is none."""
+    found = [part for part in fields if part in PRECISIONS]
+    if len(found) > 1:
+        raise _bad(text, f"it has one width of weights, not both {found[0]} and {found[1]}")
+    if found and kind not in ("linear", "mlp"):
+        raise _bad(text, f"{found[0]} is a width of weights of linear and mlp students, {kind} has none")
+    return found[0] if found else ""
 
 
 def _grown(text: str, kind: str, fields: Sequence[str]) -> Architecture:
@@ -237,8 +265,9 @@ def _activation(text: str, name: str, other: str = "") -> str:
     """The activation; `other` says what else might have stood in its place."""
     known = [one for one in ACTIVATIONS if one != "identity"]
     if name not in known:
-        there = f"Allowed there: {other}{', '.join(known)}"
-        raise _bad(text, f"unknown activation {printable(name)!r}{nearest(name, known)} {there}")
+        widths = PRECISIONS if text.startswith("mlp") else ()
+        there = f"Allowed there: {other}{', '.join((*known, *widths))}"
+        raise _bad(text, f"unknown activation {printable(name)!r}{nearest(name, (*known, *widths))} {there}")
     return name
 
 

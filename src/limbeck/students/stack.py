@@ -18,6 +18,7 @@ import torch
 from limbeck import blueprints, seeding
 from limbeck.contracts import Blueprint, Dense, Floats, Gru, Layer, Normaliser, Shared
 from limbeck.errors import InputError
+from limbeck.students import quantised
 from limbeck.students.activations import ACTIVATE
 from limbeck.students.convolution import Front, front_of
 from limbeck.students.grammar import Architecture, MemberSpec
@@ -82,6 +83,11 @@ class Stack:
         return {**shapes, "last": (last,)}
 
     @property
+    def bits(self) -> int:
+        """Of the stored numbers, weights and the few beside them: what makes one student larger than another."""
+        return self.parameters * quantised.STORED_BITS.get(self.architecture.precision, 32)
+
+    @property
     def pixels(self) -> bool:
         """Whether inputs arrive as `port.scaled` says, the image divided by a constant, instead of normalised number by number."""
         return self.architecture.kind == "cnn"
@@ -99,6 +105,8 @@ class Stack:
             self.shapes |= _dense("memory", memory, 3 * memory)
             width = memory
         self.shapes |= _dense(f"head{i}", width, port.says)
+        if self.architecture.precision:
+            self.shapes |= self.chain(i).shapes(self.shapes, port.row)
 
     def initial(self, members: list[MemberSpec], run_seed: int) -> torch.Tensor:
         """theta [K, P]: uniform in +-1/sqrt(fan in), zero bias, a small head; a function of each member's name alone."""
@@ -112,7 +120,16 @@ class Stack:
         for name, shape in {**self.shapes, **self.owned}.items():
             bound = (0.1 if name.startswith("head") else 1.0) / math.sqrt(math.prod(shape[:-1]))
             parts.append(rng.uniform(-bound, bound, shape).reshape(-1) if len(shape) > 1 else np.zeros(shape[0]))
-        return np.concatenate(parts).astype(np.float32)
+        return self._begun(np.concatenate(parts).astype(np.float32))
+
+    def _begun(self, row: Floats) -> Floats:
+        """A row [P, ...] with the numbers beside weights and biases filled in, where there are any."""
+        if self.architecture.precision:
+            with torch.no_grad():
+                named = self._policy(row)
+                for i in range(len(self.ports)):
+                    quantised.begin(self.chain(i), named)
+        return row
 
     def plain(self, theta: torch.Tensor) -> torch.Tensor:
         """Trained numbers [K, Q] -> [K, P + own], the rows of the policies they stand for."""
@@ -122,6 +139,29 @@ class Stack:
     def trained(self) -> dict[str, tuple[int, ...]]:
         """The tensors of a row of theta, in order."""
         return {**self.shapes, **self.owned} if self.weave is None else dict(self.weave.shapes)
+
+    def chain(self, i: int) -> quantised.Chain:
+        """The layers of students in whole numbers on the task number `i`."""
+        links = []
+        for layer in range(len(self.architecture.widths)):
+            name = _name(i, layer)
+            links += [quantised.Link(f"{name}.down", "identity")] if self.factorised(name) else []
+            links.append(quantised.Link(name, self.architecture.activation))
+        links.append(quantised.Link(f"head{i}", ""))
+        return quantised.Chain(f"inputs{i}", tuple(links), self.architecture.precision)
+
+    def see(self, theta: torch.Tensor, task: str, rows: torch.Tensor, *, fresh: bool) -> None:
+        """Find the ranges of students in whole numbers on rows [N, in], in place: of the inputs, and where no gradient
+        step was taken yet (`fresh`) of the layers."""
+        if not self.architecture.precision:
+            return
+        with torch.no_grad():
+            named, chain = self._named(theta), self.chain(self._index[task])
+            rows = rows.reshape(-1, self.ports[task].row)
+            quantised.see_inputs(chain, named, rows)
+            if fresh:
+                some = np.linspace(0, len(rows) - 1, min(quantised.SAMPLE, len(rows))).astype(np.int64)
+                quantised.see_layers(chain, named, rows[torch.from_numpy(some)])
 
     def names(self, task: str) -> dict[str, str]:
         """Hidden dense layers and the head, as losses and recipes name them, and how theta's tensors of each begin."""
@@ -134,7 +174,14 @@ class Stack:
 
     def pack(self, arrays: Mapping[str, Floats]) -> Floats:
         """The policy's tensors by name -> [P]."""
-        return np.concatenate([np.asarray(arrays[name], np.float32).reshape(-1) for name in self.shapes])
+        if not self.architecture.precision:
+            return np.concatenate([np.asarray(arrays[name], np.float32).reshape(-1) for name in self.shapes])
+        given = {name: arrays[name] if name in arrays else np.zeros(shape) for name, shape in self.shapes.items()}
+        return self._begun(np.concatenate([np.asarray(a, np.float32).reshape(-1) for a in given.values()]))
+
+    def unpack(self, row: Floats) -> dict[str, Floats]:
+        """[P] -> the policy's tensors by name."""
+        return {name: part[0].numpy().copy() for name, part in self._policy(np.array(row, np.float32)).items()}
 
     def forward(self, theta: torch.Tensor, task: str, inputs: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
         """theta [K, P + own], inputs [T, B, O], first [T, B] -> [K, T, B, W]. Memoryless students ignore `first`."""
@@ -158,6 +205,13 @@ class Stack:
         front, depth = self._fronts[i], len(self.architecture.widths)
         rows = inputs.reshape(time * batch * self.ports[task].agents, -1)
         seen: dict[str, torch.Tensor] = {}
+        if self.architecture.precision:
+            params, given = quantised.forward(self.chain(i), named, rows, drop)
+            seen = {f"dense{n}": given[_name(i, n)] for n in range(depth)}
+            seen["last"] = seen[f"dense{depth - 1}"] if depth else rows[None].expand(members, -1, -1)
+            shaped = {name: value.reshape(members, time, batch, -1) for name, value in seen.items()}
+            own = {name: named[name] for name in self.owned}
+            return Seen(params.reshape(members, time, batch, -1), shaped, own)
         if front is None:
             hidden = rows[None].expand(members, -1, -1)  # [K, N, F]
         else:
@@ -187,6 +241,11 @@ class Stack:
         )  # its backward is one concatenation
         return {name: part.view(len(theta), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
+    def _policy(self, row: Floats) -> dict[str, torch.Tensor]:
+        """The policy's tensors of one row [P, ...], each [1, ...], in its memory."""
+        parts = torch.split(torch.from_numpy(row)[None, : self.parameters], self._sizes, dim=1)
+        return {n: part.view(1, *shape) for (n, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
     def _gru(self, named: Mapping[str, torch.Tensor], gates: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """The input's part of all gates [K, T * B, 3H], first [T, B] -> [K, T * B, H]."""
         members, (time, batch) = len(gates), first.shape
@@ -206,6 +265,8 @@ class Stack:
     def freeze(self, row: Floats, task: str, normaliser: Normaliser | None, name: str) -> Blueprint:
         """One member on one task as plain arrays. Of a student of images the scale of the pixels is folded in already."""
         port, i = self.ports[task], self._index[task]
+        if self.architecture.precision:
+            return self._frozen_whole(row, i, normaliser, name)
         if self.weave is not None:
             row = self.plain(torch.from_numpy(np.asarray(row)[None]))[0].numpy()
         arrays, position = {}, 0
@@ -232,6 +293,18 @@ class Stack:
         if port.agents > 1:
             layers = [Shared(tuple(layers), port.agents)]
         return Blueprint(port.spec, port.head, tuple(layers), port.view, normaliser, name=name)
+
+    def _frozen_whole(self, row: Floats, i: int, normaliser: Normaliser | None, name: str) -> Blueprint:
+        """The normaliser goes into the quantiser, except where the zeros before an episode's start are normalised ones."""
+        port = list(self.ports.values())[i]
+        stays = normaliser is not None and (
+            math.isfinite(normaliser.clip) or (port.view.history > 1 and port.view.padding == "zero")
+        )
+        named = self._policy(np.array(row, np.float32))
+        layers: tuple[Layer, ...] = tuple(quantised.freeze(self.chain(i), named, None if stays else normaliser))
+        if port.agents > 1:
+            layers = (Shared(layers, port.agents),)
+        return Blueprint(port.spec, port.head, layers, port.view, normaliser if stays else None, name=name)
 
     def _folded(
         self, arrays: dict[str, Floats], i: int, front: Front, normaliser: Normaliser | None

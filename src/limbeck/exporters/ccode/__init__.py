@@ -1,0 +1,1 @@
+"""What the C target writes: statements, kernels, layers, and the guard."""

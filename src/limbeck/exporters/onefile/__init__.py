@@ -1,0 +1,1 @@
+"""What the one-file Python target is made of: the policy that plays and the source of what it needs."""

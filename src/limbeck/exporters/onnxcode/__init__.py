@@ -1,0 +1,1 @@
+"""What the ONNX targets write: graphs and the layers in them."""

@@ -1,0 +1,213 @@
+"""Python in one file: policy.py needs numpy only, holds its weights, and acts as the policy does.
+
+    from policy import Policy
+    policy = Policy(); action = policy.step(obs)    # policy.reset() at every episode's start
+
+Its code is Limbeck's own reference (`pythonsource`). Names and spaces of users are data in it: a literal that is read back
+before the file is written, never code.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import math
+import pprint
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from limbeck import blueprints, spaces, storage
+from limbeck.contracts import (
+    Artifact,
+    Blueprint,
+    Floats,
+    Head,
+    Layer,
+    Parallel,
+    Policy,
+    Shared,
+    Sparse,
+    Tree,
+    memory_of,
+)
+from limbeck.errors import InputError
+from limbeck.exporters.contract import Contract, check_exportable, input_layout
+from limbeck.exporters.onefile import policy as pythonpolicy
+from limbeck.exporters.onefile.source import Excerpt
+from limbeck.runtimes import numpy as reference
+from limbeck.runtimes import python_file
+
+FILE = "policy.py"
+
+
+def export(blueprint: Blueprint, folder: Path) -> Artifact:
+    """Write policy.py."""
+    check_exportable(blueprint)
+    content = generate(blueprint).encode("ascii")
+    storage.write_bytes(folder / FILE, content)
+    return Artifact("python", folder, (FILE,), len(content), compiled=True)
+
+
+def load(folder: Path, contract: Contract) -> Policy:
+    """Run the file. It is code: play only artefacts from people you trust."""
+    return python_file.load(folder / FILE, contract.spec, contract.head)
+
+
+def missing() -> str:
+    return ""
+
+
+# ---------------------------------------------------------------- writing
+
+_HEAD = '''"""A policy that needs numpy only. Written by Limbeck; do not edit.
+
+    policy = Policy()
+    policy.reset()               # at every episode's start
+    action = policy.step(obs)    # one observation as the environment gives it, the executed action back
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+%s = Any  # the words of the annotations below
+'''
+
+_TAIL = '''
+class Policy(Player):
+    """The player with this file's policy."""
+
+    def __init__(self) -> None:
+        numbers, arrays, at = np.frombuffer(base64.b64decode(WEIGHTS), "<f4").astype(np.float32), {}, 0
+        for name, shape in DESCRIBED["arrays"]:
+            arrays[name] = numbers[at : at + math.prod(shape)].reshape(shape)
+            at += math.prod(shape)
+        super().__init__(DESCRIBED, arrays)
+'''
+
+
+def generate(blueprint: Blueprint) -> str:
+    """The text of policy.py, ASCII."""
+    arrays: dict[str, Floats] = {}
+    described = _described(blueprint, arrays)
+    described["arrays"] = [(name, list(array.shape)) for name, array in arrays.items()]
+    numbers = np.concatenate([np.asarray(a, "<f4").reshape(-1) for a in arrays.values()])
+    packed = textwrap.wrap(base64.b64encode(numbers.tobytes()).decode(), 110)
+    weights = "WEIGHTS = (\n" + "".join(f'    "{line}"\n' for line in packed) + ")\n"
+    code = _code(blueprint)
+    parts = [_HEAD % " = ".join(code.undefined_words), *code.parts, *code.replaced.values()]
+    return "\n\n".join(
+        [*(part.strip("\n") + "\n" for part in parts), _TAIL, f"DESCRIBED = {_literal(described)}\n", weights]
+    )
+
+
+def _code(blueprint: Blueprint) -> Excerpt:
+    """What this policy's layers need of the reference runtime, and the player."""
+    table = reference.__dict__["_APPLY"]
+    used = {kind: table[kind].__name__ for kind in sorted(set(_kinds(blueprint.layers))) if kind in table}
+    rows = ", ".join(f'"{kind}": {name}' for kind, name in used.items())
+    code = Excerpt({"_APPLY": f"_APPLY = {{{rows}}}"})
+    for name in used.values():
+        code.add(reference.__name__, name)
+    code.add(pythonpolicy.__name__, "Player")
+    return code
+
+
+def _kinds(layers: tuple[Layer, ...]) -> list[str]:
+    found = []
+    for layer in layers:
+        found.append(layer.kind)
+        if isinstance(layer, Shared):
+            found += _kinds(layer.layers)
+        if isinstance(layer, Parallel):
+            found += [kind for branch in layer.branches for kind in _kinds(branch)]
+    return found
+
+
+def _literal(value: Any) -> str:
+    """Plain data as a Python literal in ASCII, which reads back as the same data."""
+    text = pprint.pformat(value, width=110, compact=True, sort_dicts=False)
+    text = text.encode("ascii", "backslashreplace").decode()
+    if ast.literal_eval(text) != value:
+        raise InputError("the policy's names and spaces cannot be written as a Python literal. Rename them.")
+    return text
+
+
+# ---------------------------------------------------------------- describing
+
+
+def _described(blueprint: Blueprint, arrays: dict[str, Floats]) -> dict[str, Any]:
+    spec, view, norm = blueprint.spec, blueprint.view, blueprint.normaliser
+    width = spaces.flat_size(spec.observation_space, view)
+    memory = {"history": (view.history - 1) * width} if view.history > 1 else {}
+    if norm is not None:
+        arrays["normaliser.mean"], arrays["normaliser.scale"] = norm.mean, norm.scale
+    acted = spec.action_space
+    return {
+        "name": blueprint.name,
+        "task": spec.name,
+        "parts": [
+            {key: part[key] for key in ("key", "kind", "count", "start") if key in part}
+            for part in input_layout(spec.observation_space, view)
+        ],
+        "view": {"indices": view.indices, "history": view.history, "padding": view.padding},
+        "normaliser_clip": None if norm is None else _number(norm.clip),
+        "memory": memory | dict(memory_of(blueprint.layers)),
+        "layers": [_layer(layer, f"layers.{i}", arrays) for i, layer in enumerate(blueprint.layers)],
+        "head": _head(blueprint.head),
+        "action_dtype": str(acted.dtype),
+        "box": _box(acted) if isinstance(acted, gym.spaces.Box) else None,
+    }
+
+
+def _layer(layer: Layer, place: str, arrays: dict[str, Floats]) -> dict[str, Any]:
+    described: dict[str, Any] = {"kind": layer.kind}
+    stored = {f.name: getattr(layer, f.name) for f in fields(layer)}
+    if isinstance(layer, (Tree, Sparse)):
+        described |= {"sums": layer.terms.place.tolist(), "filled": layer.terms.filled}
+        arrays[f"{place}.terms"] = layer.terms.weight
+        if isinstance(layer, Tree):
+            stored = {"threshold": layer.threshold, "rows": layer.rows, "children": layer.children}
+        else:
+            stored = {"offset": layer.offset}
+    for name, value in stored.items():
+        if isinstance(value, np.ndarray):
+            arrays[f"{place}.{name}"] = value
+        elif name == "layers":
+            described[name] = [_layer(inner, f"{place}.layers.{i}", arrays) for i, inner in enumerate(value)]
+        elif name == "branches":
+            described[name] = [
+                [_layer(inner, f"{place}.branches.{k}.{i}", arrays) for i, inner in enumerate(branch)]
+                for k, branch in enumerate(value)
+            ]
+        elif isinstance(value, float) and not math.isfinite(value):
+            arrays[f"{place}.{name}"] = np.array(value, np.float32)
+        else:
+            described[name] = value
+    return {**described, "arrays": [n for n in stored if f"{place}.{n}" in arrays]}
+
+
+def _head(head: Head) -> dict[str, Any]:
+    described = blueprints.head_to_json(head)
+    return {key: described[key] for key in ("kind", "sizes", "low", "high", "start", "shape")} | {
+        "discrete": head.discrete
+    }
+
+
+def _box(space: gym.spaces.Box) -> dict[str, Any]:
+    low, high = ([_number(v) for v in np.asarray(b).reshape(-1).tolist()] for b in (space.low, space.high))
+    return {"shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
+
+
+def _number(value: float | int) -> float | int | str:
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,106 @@
+"""The worst episodes of a policy: quantiles of its return with bounds that hold whenever one looks.
+
+For a quantile Q of level p the number of episodes below it is a sum of N trials of probability p. The beta mixture
+
+    M_N(k) = B(a + k, b + N - k) / B(a, b) / (p^k (1 - p)^(N - k)),      a = 1, b = 1 / p - 1
+
+is a martingale of mean 1 in that number k, so by Ville's inequality it stays below 1 / alpha for ever with probability
+1 - alpha (Robbins 1970; for quantiles Howard & Ramdas, Bernoulli 2022). The numbers k with M_N(k) < 1 / alpha are
+therefore an interval, and the order statistics at its ends enclose Q: a proof may stop by what it saw. An episode
+equal to Q counts as below it with the probability that makes p exact, so returns with ties are covered too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import betaln
+
+from limbeck.contracts import Proof, Rate
+from limbeck.errors import InputError
+from limbeck.proof import comparing
+from limbeck.proof.eprocess import Reals
+
+ALPHA = 0.05
+SHARES = {"worst 5 %": 0.05, "worst 1 %": 0.01}
+ANYTIME = "order statistics, anytime-valid"
+NEEDS = "needs {} episodes"  # stands where there are too few for a number
+RESAMPLES = 1000
+SUPERIOR = "betting, anytime-valid"
+
+
+def log_mixture(k: Reals | float, episodes: int, share: float) -> Reals:
+    """log M_N(k) of the module's equation."""
+    a, b = 1.0, 1 / share - 1
+    mixed = betaln(a + k, b + episodes - k) - betaln(a, b)
+    return np.asarray(mixed - k * math.log(share) - (episodes - k) * math.log1p(-share))
+
+
+def plausible(episodes: int, share: float, alpha: float = ALPHA) -> tuple[int, int]:
+    """Least and largest number of N episodes that may lie below the quantile of level `share`.
+
+    >>> plausible(400, 0.05)
+    (9, 35)
+    """
+    inside = np.flatnonzero(log_mixture(np.arange(episodes + 1.0), episodes, share) < -math.log(alpha))
+    return int(inside[0]), int(inside[-1])
+
+
+@functools.cache
+def needed(share: float, alpha: float = ALPHA) -> int:
+    """Episodes from which the quantile of level `share` has a lower bound: before, even none below it is plausible.
+
+    >>> needed(0.05), needed(0.01)
+    (93, 473)
+    """
+    episodes = 1
+    while float(log_mixture(0.0, episodes, share)) < -math.log(alpha):
+        episodes += 1
+    return episodes
+
+
+def worst(returns: Sequence[float] | Reals, share: float, alpha: float = ALPHA) -> Rate:
+    """The quantile of level `share` of N returns: the least return that is not below this share of them.
+
+    NaN with "needs n episodes" where N is too small for a lower bound: the smallest of few returns says nothing.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"a tail of {share} of the episodes was asked for. Allowed: above 0 and below 1.")
+    ordered = np.sort(np.asarray(returns, np.float64))
+    count = len(ordered)
+    if count < needed(share, alpha):
+        return Rate(math.nan, math.nan, math.nan, count, NEEDS.format(needed(share, alpha)))
+    least, most = plausible(count, share, alpha)
+    place = math.ceil(share * count - 1e-9) - 1
+    high = float(ordered[most]) if most < count else math.inf
+    return Rate(float(ordered[place]), float(ordered[least - 1]), high, count, ANYTIME)
+
+
+def tails_of(found: Proof, run_seed: int = 0) -> dict[str, Rate]:
+    """What a proof's episodes say beside its verdict, none of it part of the claim.
+
+    iqm, teacher iqm   interquartile mean of (G - mean G_R) / (mean G_T - mean G_R) over episodes (95 % bootstrap)
+    improvement        probability that an episode of the student returns more than another of the teacher (95 % bootstrap)
+    worst 5 %, worst 1 %, teacher worst ...    quantiles of the return, anytime-valid at 95 %
+    superior           retention with its anytime-valid lower bound, where that bound reaches 1: better than the teacher
+    """
+    if not found.episodes:
+        return {}
+    student, teacher, random = (
+        np.asarray(column, np.float64)[:, None]
+        for column in (found.student_returns, found.teacher_returns, found.random_returns)
+    )
+    rates: dict[str, Rate] = {}
+    gain = float(teacher.mean() - random.mean())
+    if gain > 0:
+        for key, returns in (("iqm", student), ("teacher iqm", teacher)):
+            rates[key] = comparing.rate((returns - random.mean()) / gain, comparing.iqm, run_seed, RESAMPLES)
+    rates["improvement"] = comparing.improvement_rate(student, teacher, run_seed, RESAMPLES)
+    for key, share in SHARES.items():
+        rates[key], rates[f"teacher {key}"] = worst(student[:, 0], share), worst(teacher[:, 0], share)
+    if found.retention_low >= 1:
+        rates["superior"] = Rate(found.retention, found.retention_low, math.inf, found.episodes, SUPERIOR)
+    return rates

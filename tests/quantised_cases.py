@@ -1,0 +1,118 @@
+"""Random policies in whole numbers, and what they say in Python's own integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+from gymnasium import spaces as S
+
+from limbeck import seeding, spaces
+from limbeck.contracts import Blueprint, Quantise, Quantised, Readout, Spec, View
+from limbeck.contracts.quantised import BITS, LARGEST_SUM, least
+
+WIDTHS = tuple(BITS)
+ACTIVATIONS = ("identity", "relu", "tanh", "hardtanh")
+
+
+def quantise(rng: np.random.Generator, size: int) -> Quantise:
+    return Quantise(rng.normal(size=size).astype(np.float32), rng.uniform(5, 60, size).astype(np.float32))
+
+
+def drawn(rng: np.random.Generator, n_in: int, n_out: int, width: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the whole range and biases of the size of a sum."""
+    weight = rng.integers(least(width), BITS[width] + 1, (n_in, n_out)).astype(np.float32)
+    size = math.sqrt(n_in) * 60 * BITS[width]
+    return weight, np.round(rng.normal(size=n_out) * size).astype(np.float32)
+
+
+def dense(rng: np.random.Generator, n_in: int, n_out: int, activation: str, width: str) -> Quantised:
+    """A layer whose levels are spread: one output's shift is drawn anew, so that some saturate and some vanish."""
+    weight, bias = drawn(rng, n_in, n_out, width)
+    multiplier = rng.integers(1, 256, n_out)
+    spread = np.abs(weight).sum(0) * 40 + 1
+    shift = np.clip(np.round(np.log2(spread * multiplier / 60)), 1, 31)
+    shift[0] = rng.integers(1, 32)
+    return Quantised(weight, bias, multiplier.astype(np.float32), shift.astype(np.float32), activation, width)
+
+
+def readout(rng: np.random.Generator, n_in: int, n_out: int, width: str) -> Readout:
+    weight, bias = drawn(rng, n_in, n_out, width)
+    return Readout(weight, bias, (rng.normal(size=n_out) / 1000).astype(np.float32), width)
+
+
+def policy(
+    sizes: Sequence[int], activation: str = "relu", width: str = "int8", *, seed: int = 0, view: View = View()
+) -> Blueprint:
+    """sizes: observation, hidden layers, actions."""
+    rng = seeding.generator(seed, "train", 91)
+    first = sizes[0] * view.history
+    inner = (first, *sizes[1:-1])
+    hidden = [dense(rng, n_in, n_out, activation, width) for n_in, n_out in pairwise(inner)]
+    layers = (quantise(rng, first), *hidden, readout(rng, inner[-1], sizes[-1], width))
+    spec = Spec(S.Box(-3, 3, (sizes[0],), np.float32), S.Discrete(sizes[-1]), "a task")
+    return Blueprint(spec, spaces.head_for(spec.action_space), layers, view)
+
+
+def extreme() -> Blueprint:
+    """Sums as large as they may be, with the largest multipliers and the least and largest shifts."""
+    size = 250
+    most = np.full((size, 6), 127, np.float32) * np.float32([1, -1, 1, -1, 1, -1])
+    rest = np.float32(LARGEST_SUM - size * 127 * 127)
+    bias = np.float32([1, -1, 1, -1, -1, 1]) * rest
+    hidden = Quantised(most, bias, np.full(6, 255, np.float32), np.float32([1, 1, 31, 31, 23, 23]), "identity")
+    spec = Spec(S.Box(-3, 3, (size,), np.float32), S.Discrete(4), "a task")
+    ends = (
+        Quantise(np.zeros(size, np.float32), np.full(size, 127, np.float32)),
+        readout(np.random.default_rng(0), 6, 4, "int8"),
+    )
+    return Blueprint(spec, spaces.head_for(spec.action_space), (ends[0], hidden, ends[1]))
+
+
+def observations(size: int, rows: int, seed: int = 0) -> np.ndarray:
+    """[rows, size] numbers as a policy meets them, borders of levels and huge ones included."""
+    rng = np.random.default_rng(seed)
+    obs = rng.normal(size=(rows, size)).astype(np.float32)
+    obs[rows // 4 : rows // 2] = np.round(obs[rows // 4 : rows // 2] * 8) / 8
+    obs[-6], obs[-5], obs[-4], obs[-3], obs[-2], obs[-1] = 1e30, -1e30, 3.4e38, -1e-42, 0.0, 1.0
+    return obs
+
+
+# ---------------------------------------------------------------- in Python's integers
+
+
+def said(blueprint: Blueprint, row: np.ndarray) -> list[float]:
+    """What the policy says of one row of finite numbers, one integer after the other."""
+    x: list[int] = []
+    for layer in blueprint.layers:
+        match layer:
+            case Quantise():
+                x = [_level(v, o, s) for v, o, s in zip(row, layer.offset, layer.scale, strict=True)]
+            case Quantised():
+                x = [_answer(layer, j, _sum(layer, x, j)) for j in range(layer.outputs)]
+            case Readout():
+                sums = [_sum(layer, x, j) for j in range(layer.outputs)]
+                return [float(np.float32(s) * scale) for s, scale in zip(sums, layer.scale, strict=True)]
+    raise AssertionError("no readout")
+
+
+def _level(value: np.float32, offset: np.float32, scale: np.float32) -> int:
+    with np.errstate(over="ignore"):
+        v = (value - offset) * scale
+    if abs(v) > 127:
+        return 127 if v > 0 else -127
+    return math.floor(Fraction(float(v)) + Fraction(1, 2))
+
+
+def _sum(layer: Quantised | Readout, x: list[int], j: int) -> int:
+    return int(layer.bias[j]) + sum(v * int(w) for v, w in zip(x, layer.weight[:, j], strict=True))
+
+
+def _answer(layer: Quantised, j: int, total: int) -> int:
+    shift = int(layer.shift[j])
+    r = (total * int(layer.multiplier[j]) + 2 ** (shift - 1)) >> shift
+    r = min(max(r, 0 if layer.activation == "relu" else -127), 127)
+    return round(127 * math.tanh(r / 32)) if layer.activation == "tanh" else r

@@ -1,0 +1,195 @@
+"""The `compress` part of a recipe: what each step makes, what it costs, that it continues, and what is refused at once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import family_runs
+import numpy as np
+import pytest
+import torch
+
+from limbeck import blueprints, machine, recipes, settings, storage
+from limbeck.dataset import open_dataset
+from limbeck.errors import InputError
+from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.stages import choosing, compressing
+from limbeck.stages.compressing import Step, steps_of
+from limbeck.students import family as families
+from limbeck.students.grammar import parse
+
+TEACHER = Path(__file__).parents[2] / "recipes" / "teachers" / "cartpole.safetensors"
+ENV = "CartPole-v1"
+SHORT = ("imitate.rounds=2", "race.rounds=1", "compression.gradient_steps=16", "imitate.gradient_steps=12", "collect.steps=200")  # fmt: skip
+
+
+def compressed(folder, students, steps, options=()):
+    """A run up to its compressed members: the scene, all chosen ones, and the progress."""
+    asked = [*SHORT, f"compress={steps}", *options]
+    here, family, done = family_runs.imitated(folder, TEACHER, ENV, students, asked)
+    with machine.steady(1):
+        chosen, _ = choosing.choose(here, family)
+        return here, *compressing.compress(here, family, chosen, done), done
+
+
+def numbers(chosen):
+    return {one.member.name: [a for layer in one.blueprint.layers for a in vars(layer).values() if isinstance(a, np.ndarray)]
+            for one in chosen}  # fmt: skip
+
+
+# ---------------------------------------------------------------- what a step is
+
+
+def test_tables_of_a_recipe_are_steps(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("teacher: a\nenv: b\ncompress: [prune: .5, low_rank: 8, quantise: int4]\n")
+    recipe = settings.recipe_from(recipes.read(path))
+    assert recipe.compress == ("prune 0.5", "low_rank 8", "quantise int4")
+    assert steps_of(recipe.compress) == (Step("prune", 0.5), Step("low_rank", rank=8), Step("quantise", width="int4"))
+    assert tuple(step.words for step in steps_of(recipe.compress)) == recipe.compress
+    recipes.write(path, recipe)
+    assert settings.recipe_from(recipes.read(path)) == recipe
+    given = settings.with_options({"teacher": "a", "env": "b"}, ["compress=prune=0.5,quantise: int4"])
+    assert steps_of(settings.recipe_from(given).compress) == (Step("prune", 0.5), Step("quantise", width="int4"))
+
+
+@pytest.mark.parametrize(("before", "step", "after"), [
+    ("mlp:64x33:tanh", "prune 0.5", "mlp:32x17:tanh"), ("mlp:10", "prune 0.3", "mlp:7"), ("mlp:64x64", "low_rank 4", "mlp:64x64:r4"),
+    ("mlp:64x64:r4", "quantise int2", "mlp:64x64:r4:int2"), ("nested:16x16:w8", "quantise int8", "mlp:8x8:int8"),
+    ("mlp:8:int8", "quantise int4", "mlp:8:int4"), ("linear", "quantise ternary", "linear:ternary"),
+])  # fmt: skip
+def test_what_a_step_makes(before, step, after):
+    (found,) = steps_of([step])
+    made = found.apply(parse([before])[0].architecture)
+    assert replace(made, whole=()) == parse([after])[0].architecture
+
+
+@pytest.mark.parametrize(("before", "step", "why"), [
+    ("gru:8", "quantise int8", "no dense network"), ("mlp:8:gelu", "quantise int8", "no gelu"), ("linear", "prune 0.5", "no hidden layer"),
+    ("mlp:8:int8", "prune 0.5", "quantise is the last step"), ("mlp:64x64:r4", "prune 0.5", "prune comes before low_rank"),
+    ("mlp:2", "prune 0.1", "no neuron goes"), ("mlp:8:int4", "quantise int4", "int4 already"), ("tree:leaves=4", "prune 0.5", "no dense network"),
+])  # fmt: skip
+def test_what_cannot_take_a_step(before, step, why):
+    (found,) = steps_of([step])
+    assert why in found.apply(parse([before])[0].architecture)
+
+
+# ---------------------------------------------------------------- in a run
+
+
+def test_every_step_makes_a_member_that_is_shipped_and_billed(tmp_path):
+    _, chosen, after, before = compressed(
+        tmp_path, ["mlp:16x16", "mlp:8:gelu", "linear"], "prune 0.5,quantise int8,quantise int4"
+    )
+    found = {one.member.name: one for one in chosen}
+    name = "mlp-16x16-s0-prune0.5"
+    assert set(found) == {"mlp-16x16-s0", name, f"{name}-int8", f"{name}-int8-int4", "mlp-8-gelu-s0", "linear-s0"}
+    assert found[f"{name}-int8-int4"].lineage == ("mlp-16x16-s0", "prune 0.5", "quantise int8", "quantise int4")
+    assert found["mlp-16x16-s0"].lineage == ()
+    assert found[name].member.architecture.spec == "mlp:8x8"
+    assert list(chosen) == choosing.by_size(chosen)
+    assert after.gradient_steps == before.gradient_steps + 3 * 16
+    records = [storage.read_json(tmp_path / "records" / f"compress-{n}.json") for n in range(3)]
+    assert after.race_steps == before.race_steps + sum(r["race_steps"] for r in records)
+
+
+def test_a_trained_member_acts_as_it_was_trained(tmp_path):
+    """On states of real play, raw as the environment gives them: the whole numbers of training are those of the blueprint."""
+    here, family, done = family_runs.imitated(tmp_path, TEACHER, ENV, ["mlp:16:int8", "mlp:16:tanh:int4"], SHORT)
+    table, _ = compressing._table(here, family, done)
+    data = open_dataset(tmp_path / "dataset", ENV, done.round)
+    raw, first = np.asarray(data.observations()), np.ones(table.rows, bool)
+    for rows in family.stacks:
+        said = rows.stack.forward(rows.theta, ENV, table.inputs[None], None)[0, 0]
+        params = NumpyPolicy(family.blueprint(rows.members[0].name, ENV))(raw, {}, first).params
+        assert (params.argmax(1) == said.argmax(1).numpy()).mean() >= 0.995
+        build, scale = choosing._trained(family, rows.members[0].name, ENV)
+        noise = np.random.default_rng(0).standard_normal(len(scale)).astype(np.float32)
+        polished = build(family.row(rows.members[0].name) + 0.5 * scale * noise)
+        blueprints.check(polished.blueprint)  # evolution moves what lies below the whole numbers
+        assert (polished(raw, {}, first).params != params).any()
+
+
+@pytest.mark.parametrize("students", [["mlp:12:int4@2"], ["mlp:12@2"]])
+def test_a_killed_run_continues_bit_for_bit(students, tmp_path, monkeypatch):
+    """Killed among the rounds of quantised members, and between two steps of compression."""
+    steps = "quantise ternary" if "int4" in students[0] else "prune 0.5,quantise int2"
+    _, whole, spent, _ = compressed(tmp_path / "whole", students, steps)
+    with monkeypatch.context() as patched:
+        if "int4" in students[0]:
+            family_runs.killed_after_round(0, patched)
+        else:
+            inherited = compressing._inherited
+
+            def killed(line, after, *rest):
+                if after.architecture.precision:
+                    raise KeyboardInterrupt
+                return inherited(line, after, *rest)
+
+            patched.setattr(compressing, "_inherited", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compressed(tmp_path / "parts", students, steps)
+    _, parts, again, _ = compressed(tmp_path / "parts", students, steps)
+    first, second = numbers(whole), numbers(parts)
+    assert list(first) == list(second)
+    assert all(np.array_equal(a, b) for name in first for a, b in zip(first[name], second[name], strict=True))
+    assert (spent.gradient_steps, spent.race_steps) == (again.gradient_steps, again.race_steps)
+
+
+def test_neurons_that_matter_stay(tmp_path):
+    """Half of the neurons say nothing: cut in half, the student is the same function before it is trained further."""
+    here, family, done = family_runs.imitated(tmp_path, TEACHER, ENV, ["mlp:16"], SHORT)
+    table, _ = compressing._table(here, family, done)
+    stack = family.stacks[0].stack
+    arrays = stack.unpack(family.row("mlp-16-s0"))
+    arrays["head0.weight"][::2] = 0.0
+    row = stack.pack(arrays)
+    family.put("mlp-16-s0", row)
+    one = choosing.Chosen(parse(["mlp:16"])[0], family.blueprint("mlp-16-s0", ENV), 0.0)
+    after = families.build(parse(["mlp:8"]), family.ports, 0).stacks[0].stack
+    cut = compressing._inherited(compressing._Line(one, stack, row), after, ENV, family, table)
+    its, mine = (
+        s.forward(torch.from_numpy(r)[None], ENV, table.inputs[None], None) for s, r in ((stack, row), (after, cut))
+    )
+    assert torch.allclose(its, mine, atol=1e-2 * float(its.std())), "up to the ridge of the refit"
+
+
+def test_only_named_members_are_compressed(tmp_path):
+    _, chosen, _, _ = compressed(tmp_path, ["mlp:12", "mlp:6"], "quantise int8", ["compression.members=mlp-6-s0"])
+    assert {one.member.name for one in chosen} == {"mlp-12-s0", "mlp-6-s0", "mlp-6-s0-int8"}
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("prun 0.5", "did you mean 'prune'"), ("prune 0", "no share"), ("prune 1", "no share"), ("prune -0.5", "no share"), ("prune nan", "no share"),
+    ("quantise int3", "did you mean 'int8'"), ("quantise", "unknown width ''"), ("low_rank 0", "no rank"), ("low_rank 1.5", "no rank"), ("", "unknown step ''"),
+])  # fmt: skip
+def test_what_is_no_step(text, words):
+    with pytest.raises(InputError, match=words):
+        steps_of([text])
+
+
+@pytest.mark.parametrize(("options", "students", "words"), [
+    (["compress=prune 2"], ["mlp:8"], "no share of the neurons above 0 and below 1"),
+    (["compress=quantise int8"], ["gru:8"], "no student can take quantise int8. gru-8-s0: quantise int8: it is no dense network"),
+    (["compress=low_rank 8"], ["mlp:8"], "no dense layer becomes smaller"),
+    (["compress=quantise int8", "compression.members=mlp-9-s0"], ["mlp:8"], "no member 'mlp-9-s0'; did you mean 'mlp-8-s0'"),
+    (["compress=prune 0.5", "compression.members=linear-s0"], ["mlp:8", "linear"], "linear-s0 cannot take prune 0.5"),
+    (["compression.members=mlp-8-s0"], ["mlp:8"], "compress has no step"),
+])  # fmt: skip
+def test_it_is_refused_at_once(options, students, words, refused):
+    refused(words, options, students)
+
+
+@pytest.mark.slow
+def test_compressed_members_are_exported_and_proved(tmp_path):
+    import limbeck
+
+    result = limbeck.distill(TEACHER, ENV, ["mlp:16x16"], tmp_path / "run", retain=0.9,
+                             options=["compress=prune 0.5,low_rank 2,quantise int8", "imitate.rounds=6", "race.rounds=3"])  # fmt: skip
+    found = {member.name: member for member in result.members}
+    name = "mlp-16x16-s0-prune0.5-r2-int8"
+    assert found[name].lineage == ("mlp-16x16-s0", "prune 0.5", "low_rank 2", "quantise int8")
+    assert all(member.proof.verdict == "proved" for member in found.values())
+    assert (tmp_path / "run" / "artifacts" / name / "c").is_dir()

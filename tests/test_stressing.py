@@ -1,0 +1,163 @@
+"""`limbeck stress` and the stage of a run: rows in the result, on the bill and on the page, continued where stopped."""
+
+import shutil
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from end_to_end_cases import CARTPOLE, no_film, small
+from end_to_end_cases import quiet_process as quiet_process
+
+import limbeck
+from limbeck import cli, recipes, settings, storage, tasks
+from limbeck.contracts import Blueprint, Dense, Head, Spec, View
+from limbeck.errors import InputError, StorageError
+from limbeck.reporting import load_result
+from limbeck.stages import stressing
+from limbeck.stages.portrait import names
+from limbeck.teachers.demonstrations import DemonstratedPolicy
+
+FILE = "stress/linear-s0.episodes-3.seed-0.json"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stressing") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.watchdog, "hard_exit", False)
+        patch.setattr("limbeck.reporting.side_by_side", no_film)
+        options = [
+            "export.targets=numpy",
+            "stress.episodes=3",
+            "stress.disturbances=length",
+            "report.gallery=off",
+        ]
+        small(CARTPOLE, "CartPole-v1", folder, ("linear",), options, retain=0.5)
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def rows(run):
+    return {(row.disturbance, row.level): row for row in load_result(run).members[0].stressed}
+
+
+def test_the_stage_fills_the_result_and_the_bill(made):
+    result = load_result(made)
+    assert list(rows(made)) == [("none", 0), ("length", 0.8), ("length", 1.25)]
+    assert result.bill.stress_steps == sum(row.env_steps for row in rows(made).values()) > 0
+    bill = result.bill
+    others = bill.verify_steps + bill.collection_steps + bill.race_steps + bill.polish_steps + bill.proof_steps
+    assert bill.env_steps == others + bill.critic_steps + bill.other_steps + bill.stress_steps
+    assert all(row.episodes == 3 for row in rows(made).values())
+    assert rows(made)["none", 0].teacher == pytest.approx(500, abs=100)
+
+
+def test_the_members_are_portrayed(made):
+    (member,) = load_result(made).members
+    assert sum(member.saliency.values()) == pytest.approx(1)
+    assert set(member.saliency) == {f"obs[{i}]" for i in range(4)}
+    assert member.simplicity == {}
+    assert member.tails["teacher iqm"].value == pytest.approx(1.0, abs=0.05)
+    assert member.tails["worst 1 %"].interval == "needs 473 episodes"
+
+
+def test_the_verb_adds_rows_and_repeats_none(run, monkeypatch):
+    before = load_result(run).bill
+    told = limbeck.stress(str(run), episodes=3, disturbances=["length", "delay"])
+    everything = [("none", 0), ("delay", 1), ("delay", 2), ("length", 0.8), ("length", 1.25)]
+    assert [(row.disturbance, row.level) for row in told] == everything, "in their own order"
+    found, after = rows(run), load_result(run).bill
+    assert list(found) == everything
+    played = found["delay", 1].env_steps + found["delay", 2].env_steps
+    assert after.stress_steps - before.stress_steps == played == after.env_steps - before.env_steps
+    assert storage.check_manifest(run) == []
+    monkeypatch.setattr("limbeck.rollout.play", must_not_play)
+    (*few, _, _) = told
+    assert limbeck.stress(str(run), episodes=3, disturbances=["delay"]) == few
+    assert list(rows(run)) == everything, "rows that were not asked for stay"
+    assert load_result(run).bill == after, "what is told again costs nothing"
+
+
+def must_not_play(*arguments, **named):
+    raise AssertionError("played again")
+
+
+def test_stopped_anywhere_it_goes_on_to_the_same_rows(run, monkeypatch):
+    asked = {"episodes": 2, "disturbances": ["delay"], "seed": 7}
+    write, count = storage.write_json, []
+
+    def killed(path, value):
+        count.append(path)
+        if len(count) == 3:  # undisturbed and the first row are stored
+            raise KeyboardInterrupt
+        write(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            limbeck.stress(f"{run}:linear-s0", **asked)
+    continued = limbeck.stress(f"{run}:linear-s0", **asked)
+    shutil.rmtree(run / "stress")
+    assert limbeck.stress(f"{run}:linear-s0", **asked) == continued
+    assert [row.episodes for row in continued] == [2, 2, 2]
+
+
+def test_two_files_are_played_without_a_run(run, capsys):
+    student = str(run / "students" / "linear-s0" / "policy.safetensors")
+    assert cli.main(["stress", student, CARTPOLE, "CartPole-v1", "--episodes", "2", "--disturbances", "force", "wind"]) == 0  # fmt: skip
+    out, err = capsys.readouterr()
+    assert "force        0.8 times" in out
+    assert "measured, not proved" in out
+    assert "wind: left out, no such constant of this environment is known" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["RUN", "--disturbances", "nose"], "unknown disturbance 'nose'; did you mean 'noise'?"),
+        (["RUN", "--episodes", "1"], "--episodes was given 1, allowed 2 to 100,000"),
+        (["RUN:mlp"], "unknown member 'mlp'"),
+        (["nowhere"], "stress was given 'nowhere' without a teacher"),
+        (["a.safetensors", "b.safetensors"], "stress needs an environment beside student and teacher"),
+    ],
+)
+def test_what_cannot_be_is_refused(made, capsys, arguments, told):
+    assert cli.main(["stress", *[one.replace("RUN", str(made)) for one in arguments]]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_recipe_s_names_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(InputError, match="unknown disturbance 'delai'; did you mean 'delay'"):
+        small(CARTPOLE, "CartPole-v1", tmp_path / "run", ("linear",), ["stress.disturbances=delai"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_of_other_policies_do_not_count_and_damaged_ones_are_named(run):
+    stored, path = storage.read_json(run / FILE), run / FILE
+    base, known = stressing.read_rows(path, stored["claims"])
+    assert {("none", 0.0): base.row} | known == rows(run)
+    assert stressing.read_rows(path, {**stored["claims"], "student": "0" * 64}) is None
+    storage.write_json(path, {**stored, "rows": "none"})
+    with pytest.raises(StorageError, match="is damaged"):
+        limbeck.stress(str(run), episodes=3)
+
+
+def test_recordings_are_refused(made):
+    recipe = settings.recipe_from(recipes.read(made / "recipe.yaml"))
+    task = tasks.resolve("CartPole-v1")
+    with pytest.raises(InputError, match="cannot be played under disturbances"):
+        stressing.refuse(recipe, task, DemonstratedPolicy.__new__(DemonstratedPolicy))
+
+
+def test_numbers_are_named_by_key_place_and_choice():
+    space = gym.spaces.Dict({"b": gym.spaces.Discrete(2, start=3), "a": gym.spaces.Box(-1, 1, (2,), np.float32)})
+    layer = Dense(np.zeros((4, 2), np.float32), np.zeros(2, np.float32))
+    spec = Spec(space, gym.spaces.Discrete(2))
+    assert names(Blueprint(spec, Head("categorical", (2,)), (layer,))) == ["a[0]", "a[1]", "b = 3", "b = 4"]
+    picked = Blueprint(spec, Head("categorical", (2,)), (layer,), View(keys=("b", "a"), indices=(0, 3)))
+    assert names(picked) == ["b = 3", "a[1]"]
