@@ -3,11 +3,16 @@
     python benchmarks/c_latency.py
 
 Native: a C loop over 64 observations that adds up the chosen actions, guard included; no fast-math. Each build has its
-own two floors, from the same compiler and flags: the net's multiply-adds at the peak rate of 12 independent chains in
-registers ("floor"), and the same with every weight read once from memory in order ("reading floor"), which a net for
-one observation cannot do without. ONNX Runtime is called through its C API on bound tensors, one thread. From Python:
-one observation in, one action out. Rounds of all contestants alternate, and the best of ROUNDS counts, so that a busy
-machine slows nobody more than the others.
+own floors, measured with the same compiler and flags as times of work that a step cannot avoid:
+
+- "multiply-adds alone": at the peak rate of 12 independent chains in registers;
+- "with its activations": and 128 tanh in registers, 8 independent chains, of the cheaper of two formulas that are as
+  exact as the exported one (one division, or Newton's steps instead); ReLU counts nothing, so there the two are equal;
+- "reading": the multiply-adds with every weight read once from memory in order, and the activations.
+
+ONNX Runtime is called through its C API on bound tensors, one thread; it chooses the widest instructions of the machine at
+run time, which a plain -O2 build does not. From Python: one observation in, one action out. Rounds of all contestants
+alternate, and the best of ROUNDS counts, so that a busy machine slows nobody more than the others.
 """
 
 from __future__ import annotations
@@ -89,29 +94,45 @@ def student(activation: str = "relu") -> Blueprint:
 def native_times(networks: dict[str, Blueprint], folder: Path) -> dict[str, Any]:
     """Nanoseconds per step of each activation and build, of ONNX Runtime, and the floors."""
     commands = programs(networks, folder)
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    reads: dict[str, list[float]] = {build: [] for build in BUILDS}
+    times: dict[str, list[float]] = {name: [] for name in commands if not name.startswith("floor")}
+    parts: dict[str, list[list[float]]] = {build: [] for build in BUILDS}
     actions: dict[str, set[str]] = {activation: set() for activation in networks}
-    lanes = {}
     for _ in range(ROUNDS):
         for name, command in commands.items():
             words = run(command)
-            times[name].append(float(words[0]))
             kind, which = name.split(" ", 1)
             if kind == "floor":
-                reads[which].append(float(words[1]))
-                lanes[which] = int(words[2])
+                parts[which].append([float(word) for word in words[:4]])
             else:
+                times[name].append(float(words[0]))
                 actions[kind].add(words[1])
     if any(len(found) != 1 for found in actions.values()):
         raise SystemExit(f"the builds or ONNX Runtime do not choose the same actions: {actions}")
-    adds = next(iter(networks.values())).multiply_adds
+    best = {build: np.min(found, axis=0) for build, found in parts.items()}
     return {
-        "floor_ns": {build: min(times[f"floor {build}"]) * adds for build in BUILDS},
-        "reading_floor_ns": {build: min(reads[build]) * adds for build in BUILDS},
-        "floor_lanes": lanes,
-        "step_ns": {name: min(values) for name, values in times.items() if not name.startswith("floor")},
-        "step_ns_median": {name: statistics.median(v) for name, v in times.items() if not name.startswith("floor")},
+        "floor_ns": {
+            name: {build: floors(network, best[build]) for build in BUILDS} for name, network in networks.items()
+        },
+        "floor_lanes": {build: int(best[build][3]) for build in BUILDS},
+        "step_ns": {name: min(values) for name, values in times.items()},
+        "step_ns_median": {name: statistics.median(values) for name, values in times.items()},
+    }
+
+
+def floors(network: Blueprint, measured: Array) -> dict[str, float]:
+    """Nanoseconds of a step's arithmetic; `measured` [4]: nanoseconds per multiply-add, per one that reads, per tanh; lanes.
+
+    >>> {name: round(ns) for name, ns in floors(student("tanh"), np.array([0.01, 0.02, 0.25, 16])).items()}
+    {'multiply-adds alone': 49, 'with its activations': 81, 'reading': 129}
+    >>> round(floors(student("relu"), np.array([0.01, 0.02, 0.25, 16]))["with its activations"])
+    49
+    """
+    squashed = sum(layer.outputs for layer in network.layers if isinstance(layer, Dense) and layer.activation == "tanh")
+    adds, reads, squash = (float(ns) for ns in measured[:3])
+    return {
+        "multiply-adds alone": network.multiply_adds * adds,
+        "with its activations": network.multiply_adds * adds + squashed * squash,
+        "reading": network.multiply_adds * max(reads, adds) + squashed * squash,
     }
 
 
@@ -229,8 +250,8 @@ def ratios(native: dict[str, Any], python: dict[str, dict[str, float]]) -> dict[
     for activation in ACTIVATIONS:
         for flags in BUILDS:
             step = native["step_ns"][f"{activation} {flags}"]
-            found[f"{activation} {flags} / floor"] = step / native["floor_ns"][flags]
-            found[f"{activation} {flags} / reading floor"] = step / native["reading_floor_ns"][flags]
+            for name, floor in native["floor_ns"][activation][flags].items():
+                found[f"{activation} {flags} / floor, {name}"] = step / floor
             found[f"onnxruntime C API / {activation} {flags}"] = native["step_ns"][f"{activation} onnxruntime"] / step
         for ours in ("limbeck step", "limbeck step native"):
             for other in ("sb3 predict", "onnxruntime"):

@@ -76,7 +76,13 @@ def measured(work: Work, folder: Path) -> dict[str, Any]:
             "played_by": proof.played_by, "float_return": mean(proof.teacher_returns), "return": mean(proof.student_returns),
             "seconds": time.perf_counter() - begin,
         })  # fmt: skip
-    return {**asdict(work), "float_bytes": members[0].size_bytes, "distill_seconds": distilled, "members": found}
+    return {
+        **asdict(work),
+        "teacher": Path(work.teacher).name,
+        "float_bytes": members[0].size_bytes,
+        "distill_seconds": distilled,
+        "members": found,
+    }
 
 
 def mean(values: tuple[float, ...]) -> float:

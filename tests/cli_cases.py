@@ -66,11 +66,11 @@ def limbeck(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
     return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, **options)
 
 
-def killed_at(point: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def killed_at(point: str, *arguments: str | Path, filmed: bool = True) -> subprocess.CompletedProcess[str]:
     """The command line in a process that kills itself by SIGKILL at `point` (see kill_driver.py)."""
     return subprocess.run(
         [sys.executable, str(DRIVER), point, *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120, env=environment(),
+        capture_output=True, text=True, check=False, timeout=120, env=environment(UNFILMED=None if filmed else "1"),
     )  # fmt: skip
 
 

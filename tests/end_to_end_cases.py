@@ -1,6 +1,7 @@
 """What the end-to-end tests share: small budgets, and what every finished run keeps.
 
-Films are made by the tests of reporting/video.py; here only the run of the fixture `main` makes one.
+Films are made by the tests of reporting/video.py; here only the run of the fixture `main` makes one, and it alone
+emulates a microcontroller and fills the gallery.
 """
 
 from pathlib import Path
@@ -17,7 +18,8 @@ from limbeck.reporting import load_result
 CARTPOLE = str(Path(__file__).parent / "fixtures" / "cartpole_ppo_sb3.zip")
 FAST = ("collect.steps=256", "imitate.rounds=3", "imitate.gradient_steps=80", "imitate.batch=128", "race.rounds=1,2", "race.episodes=2",
         "race.final_episodes=4", "verify.episodes=8", "verify.random_episodes=40", "prove.max_episodes=40", "prove.bound_episodes=40",
-        "polish.enabled=False", "export.golden_steps=64")  # fmt: skip
+        "polish.enabled=False", "export.golden_steps=64", "export.devices=", "report.gallery=off")  # fmt: skip
+EVERYTHING = ("export.devices=cortex-m0", "report.gallery=few")  # what FAST leaves out of the report
 
 
 @pytest.fixture(autouse=True)

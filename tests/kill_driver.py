@@ -6,6 +6,8 @@ POINT is one of
     after:TEXT:N     it was renamed
     play:N           the N-th batch of episodes begins (racing, choosing, polishing, bounds, proof)
     write:N          the N-th file of the whole run is written aside
+
+With UNFILMED in its environment it makes no film, as the tests that patch filming away in their own process.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from limbeck import cli, rollout
+from limbeck import cli, reporting, rollout
 
 
 def die() -> None:
@@ -65,6 +67,10 @@ def kill_at_play(number: int) -> None:
 
 
 if __name__ == "__main__":
+    if "UNFILMED" in os.environ:
+        from end_to_end_cases import no_film
+
+        reporting.side_by_side = no_film
     kind, *rest = sys.argv[1].split(":")
     if kind == "play":
         kill_at_play(int(rest[0]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limbeck import cli, exporters
+from limbeck import cli, exporters, standalone
 from limbeck.errors import InputError
 from limbeck.exporters import golden
 from limbeck.runtimes import compiled_c, rivals
@@ -51,9 +51,13 @@ def test_other_budgets_are_refused(text: str) -> None:
         benching.budget_of(text)
 
 
-def test_a_folder_against_its_rivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = artefact(tmp_path / "a", "categorical", ["c", "numpy"])
-    found = benching.bench(folder, "1s")
+def test_a_folder_against_its_rivals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, bench, told = artefact(tmp_path / "a", "categorical", ["c", "numpy"]), standalone.bench, []
+    monkeypatch.setattr(standalone, "bench", lambda *given: told.append(bench(*given)) or told[-1])
+    assert cli.main(["bench", str(folder), "--budget", "1s"]) == 0
+    (found,) = told
     rows = {row.name: row for row in found.rows}
     own = [row for row in found.rows if row.within is not None]
     assert found.ok
@@ -64,11 +68,11 @@ def test_a_folder_against_its_rivals(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "multiply-adds take" in rows["floor"].note
     for rival in ("torch", "sb3 predict", "onnxruntime"):
         assert rows[rival].calls == 120 or rows[rival].note
-    assert cli.main(["bench", str(folder), "--budget", "1s"]) == 0
     said = capsys.readouterr().out
     assert "budget 1 s" in said
     assert all(len(line) <= 120 for line in said.splitlines())
-    assert cli.main(["bench", str(folder), "--budget", "0.000001us", "--json"]) == 2
+    alone = artefact(tmp_path / "b", "tiny", ["c"])  # without weights, so without rivals
+    assert cli.main(["bench", str(alone), "--budget", "0.000001us", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["rows"][0]["within"] is False
 
 

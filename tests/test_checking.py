@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from limbeck.errors import InputError
 from limbeck.exporters import c
 from limbeck.runtimes import compiled_c, firmware
 from limbeck.stages import ship
+from limbeck.standalone import benching
 
 pytestmark = pytest.mark.skipif(
     compiled_c.find_compiler() is None, reason="no C compiler: apt-get install gcc libc6-dev"
@@ -131,6 +133,42 @@ def test_where_there_is_no_environment_the_row_says_so(cartpole: Path, tmp_path:
         limbeck.check(folder, env="Nowhere-v0")
 
 
+@pytest.fixture
+def broken_clang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clang that is first on PATH and compiles nothing; the default compiler is another."""
+    monkeypatch.setattr(benching, "CALLS", 10)
+    monkeypatch.setattr(benching, "ROUNDS", 1)
+    monkeypatch.setattr(benching, "_rivals", lambda *_: ({}, {}))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "clang").write_text("#!/bin/sh\necho 'error: out of order' >&2\nexit 1\n")
+    (tmp_path / "bin" / "clang").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(c, "COMPILERS", {"clang": "clang"})
+
+
+@pytest.mark.usefixtures("no_board", "broken_clang")
+def test_a_backend_that_breaks_fails_its_own_row_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(student("CartPole-v1", hidden=(8,), seed=9), "CartPole-v1", tmp_path / "a", ["c", "numpy"])
+    rows = {row.backend: row for row in limbeck.check(folder, episodes=1)}
+    assert rows.pop("clang").ok is False
+    assert all(row.ok and row.loop.ok for row in rows.values())
+    assert cli.main(["check", str(folder), "--episodes", "0"]) == InputError.exit_code
+    assert "clang refused policy.h: error: out of order" in " ".join(capsys.readouterr().out.split())
+    timed = {row.name: row for row in limbeck.bench(folder, budget="1s").rows}
+    assert (timed["c clang"].within, timed["numpy"].within) == (False, True)
+    assert "out of order" in timed["c clang"].note
+
+
+@pytest.mark.usefixtures("no_board")
+def test_damaged_weights_fail_their_own_row_and_are_no_reference(cartpole: Path, tmp_path: Path) -> None:
+    shutil.copytree(cartpole, tmp_path / "a")
+    (tmp_path / "a" / "numpy" / "policy.safetensors").write_bytes(b"damaged!")
+    storage.write_manifest(tmp_path / "a")
+    rows = [row for row in limbeck.check(tmp_path / "a", episodes=1) if row.ok is not None]
+    assert {row.target: row.ok for row in rows} == {"c": True, "numpy": False}
+    assert "is not a valid safetensors file" in rows[-1].note
+
+
 def test_no_episodes_and_too_many(cartpole: Path, no_board: None) -> None:
     assert all(row.loop is None for row in limbeck.check(cartpole, episodes=0))
     for wrong in (-1, 1001):
@@ -141,12 +179,12 @@ def test_no_episodes_and_too_many(cartpole: Path, no_board: None) -> None:
 @needs_arm
 def test_an_export_measures_the_asked_parts_and_notes_those_without_room(tmp_path: Path) -> None:
     policy, task = student("CartPole-v1", hidden=(8,)), tasks.resolve("CartPole-v1")
-    made = ship.export_one(policy, task, tmp_path / "a", ["c", "numpy"], 0, 32, {}, ["cortex-m4f", "cortex-m0"])
+    made, _ = ship.export_one(policy, task, tmp_path / "a", ["c", "numpy"], 0, 32, {}, ["cortex-m4f", "cortex-m0"])
     assert [[device.name for device in one.devices] for one in made] == [["cortex-m4f", "cortex-m0"], []]
     fast, slow = made[0].devices
     assert 5 * fast.instructions < slow.instructions  # floats in software
     large = student("CartPole-v1", hidden=(270, 250))
-    (one,) = ship.export_one(large, task, tmp_path / "b", ["c"], 0, 32, {}, ["cortex-m0"])
+    (one,), _ = ship.export_one(large, task, tmp_path / "b", ["c"], 0, 32, {}, ["cortex-m0"])
     assert not one.devices
     assert "cortex-m0: does not fit" in one.note
 
@@ -182,6 +220,17 @@ def test_absent_programs_are_listed_with_their_packages(
     ):
         assert f"apt-get install {package}" in text or f" {package}" in text
     assert "ok numpy" in text
+
+
+def test_a_folder_of_which_nothing_can_run_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(student("CartPole-v1"), "CartPole-v1", tmp_path / "a", ["c"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.main(["check", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"limbeck: no backend of {folder} can run here: no ")
+    assert "apt-get install gcc libc6-dev" in line
 
 
 @needs_arm

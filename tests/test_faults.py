@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
 import pickle
 import resource
 import shutil
+import signal
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ import yaml
 from cli_cases import TEACHER, Answer, caller, hashes, limbeck, refusal, students, tiny
 from end_to_end_cases import no_film
 
-from limbeck import blueprints, storage, tasks, teachers
+from limbeck import blueprints, cli, storage, tasks, teachers
 from limbeck.reporting import load_result
 
 Call = Callable[..., Answer]
@@ -424,7 +426,7 @@ def test_without_a_c_compiler(call: Call, finished: Path, tmp_path: Path, monkey
     result = load_result(tmp_path / "run")
     assert {m.proof.played_by for m in result.members if m.proof is not None} == {"numpy"}
     assert [(a.target, a.compiled) for a in result.members[0].artifacts] == [("onnx", True), ("c", False)]
-    assert weights(tmp_path / "run") == weights(finished) != {}, "their cards differ: they say what plays them"
+    assert weights(tmp_path / "run") == weights(finished) != {}, "their cards differ, in the size of what was exported"
 
 
 def test_what_is_refused_leaves_the_loaders_usable() -> None:
@@ -534,3 +536,58 @@ def test_a_teacher_that_ends_the_program(call: Call, tmp_path: Path, monkeypatch
     Path("quitter.py").write_text("def act(obs):\n    raise SystemExit(0)\n")
     line = refusal(call("distill", "quitter:act", "--env", "CartPole-v1"), 6)
     assert "called exit (0). Mend it" in line
+
+
+# ---------------------------------------------------------------- exports
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--members", "all", "--to", "numpy", "--out", "/etc/passwd"], 5, "A file stands where a folder is needed"),
+        (["--members", "all", "--to", "numpy", "--out", "/proc/x"], 5, "cannot be written to"),
+        (["--to", "numpy", "--members"], 2, "--members names no member. Allowed: mlp-2-s0, "),
+        (["--to"], 2, "--to names no target. Allowed: c, "),
+    ],
+)
+def test_places_and_names_of_exports(
+    arguments: list[str], code: int, words: str, call: Call, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limbeck.exporters.golden.record", None)
+    before = hashes(finished)
+    assert words in refusal(call("export", finished, *arguments), code)
+    assert hashes(finished) == before
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["distil"]])
+def test_a_signal_after_the_verb_ends_the_process_without_a_word(arguments: list[str]) -> None:
+    before = signal.signal(signal.SIGTERM, cli._terminate)
+    try:
+        cli.main(arguments)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("verb", "words"), [("play", "terminated. Run the same"), ("distill", "Finished rounds are")])
+def test_only_verbs_with_rounds_say_that_rounds_are_saved(
+    verb: str, words: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*given: object, **named: object) -> None:
+        cli._terminate(signal.SIGTERM, None)
+
+    monkeypatch.setitem(cli.VERBS, verb, functools.wraps(cli.VERBS[verb])(terminated))
+    assert words in refusal(call(verb, "x"), 143)
+
+
+def test_a_run_in_use_gets_no_new_page(call: Call, finished: Path) -> None:
+    before = hashes(finished)
+    with storage.locked(finished):
+        assert f"{finished} is in use by process {os.getpid()} on " in refusal(call("report", finished), 5)
+    assert hashes(finished) == before
+
+
+def test_a_run_whose_manifest_lists_nothing(call: Call, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    assert "recipe.yaml, result.json is not in manifest.json." in refusal(call("check", tmp_path / "run"), 2)

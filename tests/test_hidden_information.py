@@ -93,7 +93,7 @@ def distilled(name, folder, *options):
     ],
 )
 def test_velocities_that_are_hidden_are_read_from_the_past(tmp_path, monkeypatch, options):
-    pytest.importorskip("mujoco")
+    pytest.importorskip("mujoco", reason='pip install "limbeck[envs]"')
     monkeypatch.chdir(RECIPES.parent)
     proof = distilled("halfcheetah-hidden", tmp_path / "past", *options).members[0].proof
     assert proof.verdict == "proved", proof.reason
@@ -102,7 +102,7 @@ def test_velocities_that_are_hidden_are_read_from_the_past(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_without_a_past_hidden_velocities_are_missed(tmp_path, monkeypatch):
-    pytest.importorskip("mujoco")
+    pytest.importorskip("mujoco", reason='pip install "limbeck[envs]"')
     monkeypatch.chdir(RECIPES.parent)
     result = distilled("halfcheetah-hidden", tmp_path / "control", "students=mlp:48x48@2", "imitate.batch=512")
     control = retained(result)
@@ -111,7 +111,7 @@ def test_without_a_past_hidden_velocities_are_missed(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_an_object_seen_long_ago_is_remembered_by_a_gru(tmp_path, monkeypatch):
-    pytest.importorskip("minigrid")
+    pytest.importorskip("minigrid", reason='pip install "limbeck[minigrid]"')
     monkeypatch.syspath_prepend(str(RECIPES.parent))
     proof = distilled("minigrid-memory", tmp_path / "gru").members[0].proof
     assert proof.verdict == "proved", proof.reason

@@ -93,7 +93,10 @@ def test_nothing_is_swallowed():
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["dstill"], "did you mean 'distill'"), (["distill"], "needs TEACHER"), (["distill", "x", "--sed", "3"], "did you mean '--seed'"),
-    (["distill", "x", "--seed", "abc"], "--seed was given 'abc', allowed INT"), (["distill", "x", "--seed"], "without a value"),
+    (["distill", "x", "--seed", "abc"], "--seed was given 'abc', allowed: whole number"), (["distill", "x", "--seed"], "without a value"),
+    (["check", "x", "--episodes", "x"], "limbeck: --episodes was given 'x', allowed: whole number, such as 10. See: limbeck check --help"),
+    (["prove", "a", "b", "c", "--alpha", "x"], "--alpha was given 'x', allowed: number"), (["export", "x", "--to"], "--to names no target. Allowed: c, "),
+    (["play", "x", "--out", ""], "--out is empty."), (["export", "x", "--out", ""], "--out is empty."), (["prove", "a", "b", "c", "--out="], "--out is empty."),
     (["inspect", "missing.zip"], "missing.zip"), (["distill", "missing.yaml"], "no recipe file"), (["report", "nowhere"], "nowhere"),
     (["distill", "bundled:ppo-luna", "--env", "LunarLander-v3"], "did you mean 'ppo-lunar'"),
     (["distill", "bundled:ppo-lunar", "--env", "LunarLander-v3", "--students", "mpl:8"], "did you mean 'mlp'"),

@@ -26,13 +26,14 @@ from headless_chromium import chromium
 from page_cases import Ask, asking
 from reporting import reporting_samples
 
-from limbeck import cli, exporters, rollout, standalone, tasks, verbs
+from limbeck import cli, exporters, rollout, standalone, tasks
 from limbeck.contracts import Blueprint
-from limbeck.errors import EnvironmentFault, InputError
+from limbeck.errors import InputError
 from limbeck.exporters import golden, wasm
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.standalone import playing, playpage
 from limbeck.standalone.serving import Server
+from limbeck.verbs import shipping
 
 HOSTILE = """</script><script>document.title = 'CANARY'</script>"'&<b>"""
 needs_clang = pytest.mark.skipif(bool(wasm.missing()), reason=wasm.missing())
@@ -108,6 +109,14 @@ def test_cartpole_in_the_page_is_gymnasiums(tmp_path: Path) -> None:
     assert np.abs(np.array(told["lived"]) - np.array(seen)).max() < 1e-6  # a balanced pole forgets differences
 
 
+@needs_clang
+def test_cartpole_without_a_time_limit_has_a_page(cart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gym.spec("CartPole-v1"), "max_episode_steps", None)
+    world = playing._cartpole(tasks.resolve("CartPole-v1"), 7)
+    assert '"physics"' in playpage.write(cart, world, 7, served=False)
+    assert "maxSteps" not in world.physics
+
+
 # ---------------------------------------------------------------- the page as a file
 
 
@@ -136,7 +145,7 @@ def test_the_page_is_one_file_that_asks_nobody(cart: Path, tmp_path: Path) -> No
 
 
 def test_pictures_become_png() -> None:
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason='pip install "limbeck[report]"')
     drawn = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
     with image.open(io.BytesIO(playing.png(drawn))) as read:
         assert read.mode == "RGB"
@@ -178,7 +187,7 @@ def while_served(
 
 @needs_clang
 def test_an_environment_is_streamed_step_by_step(tmp_path: Path) -> None:
-    pytest.importorskip("Box2D")
+    pytest.importorskip("Box2D", reason='pip install "limbeck[envs]"')
     folder = exported(student("LunarLander-v3"), tmp_path)
     env = gym.make("LunarLander-v3")
 
@@ -258,7 +267,7 @@ def test_chromium_plays_cartpole_from_the_file(cart: Path, tmp_path: Path) -> No
 
 @needs_clang
 def test_chromium_plays_a_streamed_environment(tmp_path: Path) -> None:
-    pytest.importorskip("Box2D")
+    pytest.importorskip("Box2D", reason='pip install "limbeck[envs]"')
     policy = student("LunarLander-v3", seed=2)
     folder = exported(policy, tmp_path)
     wanted = rollout.play(NumpyPolicy(policy), tasks.resolve("LunarLander-v3"), [6, 7])
@@ -294,7 +303,7 @@ def test_ctrl_c_ends_the_command_with_success(
         said.append(text)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    monkeypatch.setattr(verbs, "say", say)
+    monkeypatch.setattr(shipping, "say", say)
     assert cli.main(["play", str(cart)]) == 0
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{22}/ \(Ctrl-C ends\)", said[0])
     assert capsys.readouterr().out == "0 episodes played\n"
@@ -325,7 +334,7 @@ def test_what_cannot_be_played_is_one_line(cart: Path, tmp_path: Path, capsys: p
     assert not (tmp_path / "page.html").exists()
     server = Server("", "", {})
     port = str(urlsplit(server.url).port)
-    assert cli.main(["play", str(cart), "--port", port]) == EnvironmentFault.exit_code
+    assert cli.main(["play", str(cart), "--port", port]) == InputError.exit_code
     server.close()
     assert f"limbeck: port {port} of 127.0.0.1 is taken. Choose another" in capsys.readouterr().err
 

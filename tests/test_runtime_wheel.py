@@ -156,20 +156,32 @@ for argument in sys.argv[2:]:
 
 
 def test_faults_have_words(tmp_path: Path) -> None:
-    for name in ("good", "changed", "unfinished"):
+    for name in ("good", "changed", "unfinished", "unlisted"):
         artefact("box", tmp_path / name, ("numpy", "python"))
     with (tmp_path / "changed" / "python" / "policy.py").open("a") as file:
         file.write("print('changed')\n")
     (tmp_path / "unfinished" / "manifest.json").unlink()
+    listed = json.loads((tmp_path / "unlisted" / "manifest.json").read_text())
+    del listed["python/policy.py"]
+    (tmp_path / "unlisted" / "manifest.json").write_text(json.dumps(listed))
     site = assembled(tmp_path / "site")
-    cases = ["changed", "unfinished", "good#pyton", "good#wasm", "good", "good/golden.safetensors", "absent"]
+    cases = [
+        "changed",
+        "unfinished",
+        "unlisted",
+        "good#pyton",
+        "good#wasm",
+        "good",
+        "good/golden.safetensors",
+        "absent",
+    ]
     done = subprocess.run(
         [sys.executable, "-I", "-c", FAULTS, str(site), *(str(tmp_path / case) for case in cases)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = done.stdout.splitlines()
     for line, words in zip(lines, (
-        "python/policy.py is no longer what was exported", "its export did not finish", "did you mean 'python'?",
+        "python/policy.py is no longer what was exported", "its export did not finish", "python/policy.py is not in manifest", "did you mean 'python'?",
         "unknown target 'wasm'", "of shape (2,) does not fit", "arrays but no Limbeck policy", "no contract.json",
     ), strict=True):  # fmt: skip
         assert words in line, line
@@ -182,6 +194,7 @@ def test_versions_are_in_step() -> None:
     )
     assert mine["version"] == theirs["version"]
     assert mine["dependencies"] == ["numpy>=2.0"]
+    assert mine["optional-dependencies"]["wasm"] == theirs["optional-dependencies"]["wasm"]
 
 
 @pytest.mark.slow
@@ -218,21 +231,24 @@ def pip(python: str, *arguments: str) -> None:
 
 
 def test_a_manifest_that_names_less_is_seen_by_its_targets(tmp_path: Path) -> None:
-    """Checksums made again for a changed weight: the golden rows still say so."""
-    artefact("box", tmp_path / "box", ("numpy",))
+    """Checksums made again for a changed weight: the golden rows still say so. A broken file fails its own row alone."""
+    artefact("box", tmp_path / "box", ("numpy", "safetensors", "python"))
     path = tmp_path / "box" / "numpy" / "policy.safetensors"
     arrays, meta = storage.read_arrays(path)
     arrays["layers.0.bias"] = arrays["layers.0.bias"] + np.float32(0.1)
     storage.write_arrays(path, arrays, meta)
+    (tmp_path / "box" / "safetensors" / "policy.safetensors").write_bytes(b"damaged!")
     storage.write_manifest(tmp_path / "box")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import limbeck_runtime; print(limbeck_runtime.check(sys.argv[2]))"
+        "import sys; sys.path.insert(0, sys.argv[1]); import limbeck_runtime\n"
+        "rows = limbeck_runtime.check(sys.argv[2]); print([r.ok for r in rows], rows[1].note)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(assembled(tmp_path / "site")), str(tmp_path / "box")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "ok=False" in done.stdout
+    assert done.stdout.startswith("[False, False, True] ")
+    assert "is not a valid safetensors file" in done.stdout
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_only_the_page_may_ask() -> None:
             server.answer(10)
         asker.join()
         assert found[1] == (500, {"error": "it raised"}), "the page must read why"
-        with pytest.raises(EnvironmentFault, match=f"port {port} of 127.0.0.1 is taken. Choose another with --port"):
+        with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is taken. Choose another with --port"):
             Server("", "", {}, port or 0)
     finally:
         server.close()

@@ -24,6 +24,8 @@ BASE = {"teacher": "t.zip", "env": "CartPole-v1"}
     ({"env_steps": 10**30}, "env_steps"), ({"imitate": {"learning_rate": float("nan")}}, "imitate.learning_rate = nan"),
     ({"prove": {"retain": 99}}, "prove.retain = 99"), ({"students": []}, "students is empty"), ({"threads": 10**9}, "threads"),
     ({"imitate": {"sequence": 8, "burn_in": 8}}, "burn_in"), ({"collect": {"driver": "nobody"}}, "driver"), ({"collect": 3}, "collect"),
+    *(({"compress": wrong}, "is not understood. Allowed: a list of steps, each prune SHARE") for wrong in (
+        {"prune": 0.5}, 5, None, [["prune", 0.5]], [None], [{"prune": 0.5, "quantise": "int4"}], [{"prune": {"a": 1}}])),
 ])  # fmt: skip
 def test_wrong_values_are_named(values, words):
     with pytest.raises(InputError) as caught:
@@ -39,7 +41,7 @@ def test_all_problems_are_listed_at_once():
 
 
 @pytest.mark.parametrize(("option", "words"), [
-    ("nonsense", "KEY=VALUE"), ("a.b.c=1", "KEY=VALUE"), ("colect.slots=8", "did you mean 'collect'"), ("seed.x=1", "seed"),
+    ("nonsense", "KEY=VALUE"), ("a.b.c=1", "KEY=VALUE"), ("colect.slots=8", "did you mean 'collect'"), ("seed.x=1", "seed"), ("compress=[prune: .5", "is no list. Allowed: A,B or, as in a recipe, [A, B]"),
 ])  # fmt: skip
 def test_wrong_options_are_named(option, words):
     with pytest.raises(InputError) as caught:
@@ -55,6 +57,9 @@ def test_options_reach_their_stage():
     assert recipe.race.rounds == (1, 2)
     assert recipe.students == ("linear", "mlp:8")
     assert recipe.seconds is None
+    as_written = settings.with_options(BASE, ["compress=[prune: .5, quantise: int4]", "race.rounds=[1, 2]"])
+    assert settings.recipe_from(as_written).compress == ("prune 0.5", "quantise int4")
+    assert settings.recipe_from(as_written).race.rounds == (1, 2)
 
 
 def test_a_recipe_written_and_read_is_the_same(tmp_path):

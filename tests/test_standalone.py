@@ -1,6 +1,10 @@
 """What stands beside a run: proofs that are continued or stand alone, exports, checks."""
 
+import doctest
+import functools
 import json
+import re
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -14,14 +18,20 @@ from end_to_end_cases import quiet_process as quiet_process
 from gymnasium.vector import SyncVectorEnv
 
 import limbeck
-from limbeck import blueprints, cli, rollout, seeding, storage, tasks
+from limbeck import blueprints, cli, exporters, rollout, seeding, storage, tasks, teachers
 from limbeck.errors import InputError, StorageError
+from limbeck.recipes import read as load_recipe
 from limbeck.reporting import load_result
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.stages import proving
+from limbeck.standalone import proofs
 from limbeck.standalone.duels import Asked
 
 FEW = ("prove.bound_episodes=40", "verify.episodes=10", "verify.random_episodes=10")
+
+
+def test_examples():
+    assert doctest.testmod(proofs) == (0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -211,9 +221,51 @@ def test_a_file_cannot_choose_what_is_imported(made, tmp_path, monkeypatch):
 
 def test_an_export_into_a_run_is_told_by_the_run(run):
     name = load_result(run).members[0].name
-    limbeck.export(run, [name], ["onnx"])
-    assert {a.target for a in load_result(run).members[0].artifacts} == {"numpy", "onnx"}
+    before = load_result(run).bill
+    made = limbeck.export(run, [name], ["onnx", "onnx_int8"])
+    told = {a.target: a.note for a in load_result(run).members[0].artifacts}
+    assert set(told) == {"numpy", "onnx", "onnx_int8"}
     assert storage.check_manifest(run) == []
+    golden_steps = exporters.golden.load(run / "artifacts" / name / "golden.safetensors").env_steps
+    looped = int(re.search(r"repeats the policy in ([\d,]+) steps", told["onnx"])[1].replace(",", ""))
+    assert told["onnx"].endswith("the policy's verdict was 'not proved'")
+    after = load_result(run).bill
+    assert after.other_steps - before.other_steps == golden_steps + looped
+    assert replace(after, other_steps=before.other_steps) == before
+    file = made[-1].folder / "policy.onnx"
+    command = ["prove", str(file), load_recipe(run / "recipe.yaml")["teacher"], "CartPole-v1", "--retain", "0.9"]
+    assert shlex.split(told["onnx_int8"].partition("not proved: limbeck ")[2]) == command
+    assert teachers.load(file, tasks.resolve("CartPole-v1").spec).policy.head.discrete, "what it names can be proved"
+
+
+def test_a_target_that_cannot_be_made_here_is_found_before_anything_is_played(run, monkeypatch):
+    monkeypatch.setattr("limbeck.exporters.onnx.missing", lambda: "onnx is not installed")
+    monkeypatch.setattr("limbeck.exporters.golden.record", None)
+    before = (run / "manifest.json").read_bytes()
+    name = load_result(run).members[0].name
+    for source in (run, run / "students" / name / "policy.safetensors"):
+        with pytest.raises(InputError, match="target onnx cannot be made here: onnx is not installed"):
+            limbeck.export(source, ["all"], ["c", "onnx"])
+    assert (run / "manifest.json").read_bytes() == before
+    assert {path.name for path in (run / "artifacts" / name).iterdir() if path.is_dir()} == {"numpy"}
+
+
+def test_the_singular_of_a_flag_is_the_flag(monkeypatch, capsys):
+    given = []
+
+    @functools.wraps(limbeck.export)
+    def export(**arguments):
+        given.append(arguments["members"])
+        return []
+
+    monkeypatch.setitem(cli.VERBS, "export", export)
+    assert cli.main(["export", "RUN", "--member", "smallest", "--to", "onnx"]) == 0
+    assert cli.main(["export", "RUN", "--member=a"]) == 0
+    assert given == [("smallest",), ("a",)]
+    assert cli.main(["export", "RUN", "--member", "a", "--members", "b"]) == 2
+    assert "--members was given twice" in capsys.readouterr().err
+    assert cli.main(["export", "RUN", "--en", "a"]) == 2
+    assert "unknown argument '--en'" in capsys.readouterr().err
 
 
 def test_check_looks_at_the_run_s_own_files(run):

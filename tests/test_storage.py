@@ -155,6 +155,17 @@ def test_the_manifest_finds_changed_and_missing_files(tmp_path):
     assert storage.check_manifest(tmp_path) == ["a", "b"]
 
 
+def test_the_manifest_leaves_out_what_trackers_own(tmp_path):
+    for name in ("tracking/mlflow.db", "artifacts/tracking/a"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    storage.write_manifest(tmp_path)
+    (tmp_path / "tracking" / "mlflow.db").write_text("opened later")
+    assert storage.check_manifest(tmp_path) == []
+    (tmp_path / "artifacts" / "tracking" / "a").unlink()
+    assert storage.check_manifest(tmp_path) == ["artifacts/tracking/a"]
+
+
 def test_a_read_only_folder_is_a_storage_error(tmp_path):
     if os.geteuid() == 0:
         target = "/proc/limbeck-cannot-write-here/file"  # root may write anywhere but here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck_runtime._limbeck import blueprints, distributions, spaces, storage
+from limbeck_runtime._limbeck import blueprints, distributions, spaces
 from limbeck_runtime._limbeck.contracts import Policy as BatchPolicy
 from limbeck_runtime._limbeck.contracts import Spec
 from limbeck_runtime._limbeck.errors import InputError, missing_library, printable, unknown
@@ -141,7 +142,7 @@ def load(path: str | Path, target: str | None = None) -> Policy:
         if not (folder / contracts.CONTRACT).is_file() and path.suffix == ".safetensors":
             return Policy(NumpyPolicy(blueprints.load(path)[0]), "safetensors")
         path, target = folder, target or path.parent.name
-    contract = _verified(path)
+    contract = contracts.intact(path)
     name = target or _preferred(contract)
     if name not in contract.targets or name not in _TARGETS:
         raise unknown("target", name, [t for t in contract.targets if t in _TARGETS])
@@ -151,9 +152,12 @@ def load(path: str | Path, target: str | None = None) -> Policy:
 
 
 def check(folder: str | Path) -> list[CheckRow]:
-    """Checksums first (InputError names a changed file), then every target that can run here against the golden rows."""
+    """Checksums first (InputError names a changed file), then every target that can run here against the golden rows.
+
+    A target that breaks fails its own row and no other.
+    """
     folder = Path(folder)
-    contract = _verified(folder)
+    contract = contracts.intact(folder)
     golden = replaying.load(folder / replaying.FILE)
     return [_checked(folder, name, contract, golden) for name in contract.targets]
 
@@ -162,23 +166,11 @@ def _checked(folder: Path, name: str, contract: Contract, golden: replaying.Gold
     missing = _TARGETS[name].missing() if name in _TARGETS else "limbeck-runtime does not play it; use limbeck check"
     if missing:
         return CheckRow(name, None, 0.0, 0.0, f"not run: {missing}")
-    policy, wanted, note = _TARGETS[name].load(folder / name, contract), golden, f"{golden.rows} golden rows"
-    if name in replaying.LOSSY:
-        wanted = replaying.own(golden, folder / name)
-        note += f"; {replaying.distance(golden, wanted, policy.head)}"
-    result = replaying.compare(wanted, policy)
+    try:
+        result, note = replaying.replayed(golden, name, _TARGETS[name].load(folder / name, contract), folder / name)
+    except InputError as error:
+        return CheckRow(name, False, math.inf, 0.0, str(error))
     return CheckRow(name, result.ok, result.worst_error, result.actions_equal, note)
-
-
-def _verified(folder: Path) -> Contract:
-    """The contract of a folder whose files are what was exported."""
-    contract = contracts.read(folder)
-    if not (folder / storage.MANIFEST).is_file():
-        raise InputError(f"{printable(folder)} has no {storage.MANIFEST}: its export did not finish. Export it again.")
-    if changed := storage.check_manifest(folder):
-        names = ", ".join(map(printable, changed))
-        raise InputError(f"{printable(folder)}: {names} is no longer what was exported. Export the policy again.")
-    return contract
 
 
 def _preferred(contract: Contract) -> str:

@@ -35,6 +35,9 @@ TEXT = {
     "str | Path": str,
     "str | Path | None": str | None,
 }  # what an argument is when it is typed
+CONTINUED = {"distill": "Finished rounds", "demo": "Finished rounds", "search": "Finished rounds",
+             "prove": "Finished episodes", "stress": "Finished rows of a run"}  # what a verb that was stopped has kept  # fmt: skip
+NUMBERS = {"INT": "whole number, such as 10", "FLOAT": "number, such as 0.5"}
 POSITIONAL = {"distill": ("teacher",), "search": ("teacher",), "inspect": ("teacher",), "prove": ("student", "teacher", "env"), "teach": ("env", "algorithm"), "record": ("teacher", "env", "out"),
               "export": ("run",), "diagnose": ("run",), "check": ("folder",), "bench": ("folder",), "play": ("folder",), "stress": ("student", "teacher", "env"), "report": ("run",)}  # fmt: skip
 
@@ -44,36 +47,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = (_take(given, flag) for flag in ("--json", "--debug"))
     try:
-        return _run(given, as_json)
+        code = _run(given, as_json)
+        _let_go(arguments is None)
+        return code
     except (Exception, KeyboardInterrupt, SystemExit, _Terminated) as error:
+        _let_go(arguments is None)
         if debug:
             traceback.print_exc()
-        code, text = _last_words(error)
+        code, text = _last_words(error, given[0] if given else "")
         with contextlib.suppress(BrokenPipeError):  # nobody reads any more
             print(f"limbeck: {' '.join(text.splitlines())}", file=sys.stderr)
         return code
 
 
-def _last_words(error: BaseException) -> tuple[int, str]:
+def _last_words(error: BaseException, verb: str) -> tuple[int, str]:
     """Exit code and the one line that says what happened and what to do."""
+    kept = f"{CONTINUED[verb]} are saved; run the same command again to continue." if verb in CONTINUED else ""
+    then = kept or "Run the same command again."
     if isinstance(error, LimbeckError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         hanging = sys.modules.get("limbeck.tasks.hanging")
         if hanging is not None and hanging.watchdog.expired:  # its interrupt arrived just after the call came back
-            return _last_words(hanging.watchdog.fault())
-        return 130, "interrupted. Finished rounds are saved; run the same command again to continue."
+            return _last_words(hanging.watchdog.fault(), verb)
+        return 130, f"interrupted. {then}"
     if isinstance(error, _Terminated):
-        return 143, "terminated. Finished rounds are saved; run the same command again to continue."
+        return 143, f"terminated. {then}"
     if isinstance(error, SystemExit):  # none of ours reaches this place
         return 6, (
             f"the environment or the teacher's Python code called exit ({printable(error.code, 40)}). "
-            "Mend it: it may raise, not exit; finished rounds are saved."
+            f"Mend it: it may raise, not exit. {then}"
         )
     if isinstance(error, BrokenPipeError):
-        return 141, "the reader of the output went away. Finished rounds are saved; run the same command again."
+        return 141, f"the reader of the output went away. {then}"
     if isinstance(error, MemoryError):
-        return 5, "out of memory. Use fewer or smaller students, or fewer rounds; finished rounds are saved."
+        return 5, f"out of memory. Use fewer or smaller students, or fewer rounds. {kept}".rstrip()
     kind, text = type(error).__name__, printable(" ".join(str(error).split()))
     return (
         1,
@@ -87,6 +95,14 @@ class _Terminated(BaseException):
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
     raise _Terminated
+
+
+def _let_go(whole: bool) -> None:
+    """The result stands: a signal that still comes ends the process (where it is ours, `whole`) without another word."""
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if whole:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(given: list[str], as_json: bool) -> int:
@@ -144,6 +160,7 @@ def _parse(name: str, rest: list[str]) -> Callable[[], Any] | None:
     """The verb with its arguments bound, or None when help was printed."""
     import tyro
 
+    rest = [_in_full(name, a) for a in rest]
     flags = [a.partition("=")[0].replace("_", "-") for a in rest if a.startswith("--")]
     twice = next((flag for flag in flags if flags.count(flag) > 1), None)
     if twice is not None:
@@ -174,7 +191,19 @@ def _parse(name: str, rest: list[str]) -> Callable[[], Any] | None:
         raise InputError(
             f"unknown argument {printable(unknown[0])!r}{nearest(unknown[0], flags)} See: limbeck {name} --help"
         )
+    if bound.get("out") == "":  # as a path it would be the current folder
+        flag = "OUT" if "out" in POSITIONAL.get(name, ()) else "--out"
+        raise InputError(f"{flag} is empty. Give the path of {'a file or ' * (name in ('prove', 'play'))}a folder.")
     return lambda: VERBS[name](**bound)
+
+
+def _in_full(name: str, argument: str) -> str:
+    """A flag of several values that was given in the singular, --member, as the verb has it, --members."""
+    flag, equals, value = argument.partition("=")
+    known = inspect.signature(VERBS[name]).parameters
+    several = f"{flag.removeprefix('--').replace('-', '_')}s"
+    plural = flag.startswith("--") and several[:-1] not in known and several in known
+    return f"{flag}s{equals}{value}" if plural and "Sequence" in str(known[several].annotation) else argument
 
 
 def _surface(name: str) -> Callable[..., dict[str, Any]]:
@@ -225,7 +254,13 @@ def _plain(boxed: str, name: str) -> str:
     if found := re.search(r"Missing value for argument '([^']+)'", words):
         return f"{found[1]} was given without a value. {see}"
     if found := re.search(r"Error parsing (\S+): .*?(?:\{None\}\|)?(\w+) could be instantiated from (\[.*?\])", words):
-        return f"{found[1]} was given {printable(found[3].strip('[]'))}, allowed {found[2]}. {see}"
+        return (
+            f"{found[1]} was given {printable(found[3].strip('[]'))}, allowed: {NUMBERS.get(found[2], found[2])}. {see}"
+        )
+    if found := re.search(
+        r"Error parsing (\S+): (?:invalid literal for|could not convert string to) (\w+).*?: ('.*?')", words
+    ):
+        return f"{found[1]} was given {printable(found[3])}, allowed: {NUMBERS.get(found[2].upper(), found[2])}. {see}"
     if found := re.search(r"Error parsing (\S+): no type matching .*?could be instantiated from (\[.*?\])", words):
         return f"{found[1]} was given {printable(found[2].strip('[]'))}, which it does not take. {see}"
     return f"{printable(' '.join(words.split()), 300) or 'the arguments are not understood'} {see}"

@@ -111,8 +111,7 @@ def _narrow_weight(described: Mapping[str, Any], stored: Floats, outputs: int) -
     if not (packed == stored).all():
         raise ValueError("packed weights that are no bytes")
     inputs = whole(described["inputs"], "inputs")
-    codes = packing.unpack(packed, bits, inputs * outputs).astype(np.float32)
-    return codes.reshape(inputs, outputs) - 2 ** (bits - 1)
+    return packing.signed(packed, bits, (inputs, outputs))
 
 
 # ---------------------------------------------------------------- reading descriptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.contracts import Array
+from limbeck.contracts import Array, Floats
 
 
 def pack(numbers: Array, bits: int) -> NDArray[np.uint8]:
@@ -35,3 +35,13 @@ def unpack(content: Array, bits: int, count: int) -> NDArray[np.uint8]:
     if flat[count:].any():
         raise ValueError(f"numbers behind the last of {count}")
     return flat[:count].astype(np.uint8)
+
+
+def signed(content: Array, bits: int, shape: tuple[int, int]) -> Floats:
+    """Weights of 4 or 2 bits from bytes, in which they lie raised by half their range; ValueError as `unpack`.
+
+    >>> signed(pack(np.array([-8, 0, 7, 1]) + 8, 4), 4, (2, 2)).tolist()
+    [[-8.0, 0.0], [7.0, 1.0]]
+    """
+    raised = unpack(content, bits, shape[0] * shape[1]).astype(np.float32)
+    return raised.reshape(shape) - np.float32(2 ** (bits - 1))

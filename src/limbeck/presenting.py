@@ -215,7 +215,9 @@ def _bench(result: Bench) -> None:
             member = row.member
             print(printable(member))
         if not row.calls:
-            _filled(f"-    {printable(row.name):<14}", printable(row.note, 400), width)
+            _filled(
+                f"{'-' if row.within is None else 'FAIL':<5}{printable(row.name):<14}", printable(row.note, 400), width
+            )
             continue
         word = {True: "ok", False: "FAIL", None: ""}[row.within]
         times = (row.p50_seconds, row.p99_seconds, row.max_seconds, row.jitter_seconds)

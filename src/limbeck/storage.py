@@ -28,6 +28,7 @@ from limbeck.errors import InputError, StorageError, printable
 
 ASIDE = ".limbeck-part"  # suffix of files not yet renamed; only these are ever cleaned up
 LOCK, MANIFEST, METRICS, PROBE = "run.lock", "manifest.json", "metrics.jsonl", ".write-probe"
+TRACKING = "tracking"  # folder of a run that trackers own: their tools write into it whenever they open it
 
 
 # ---------------------------------------------------------------- atomic files
@@ -117,6 +118,8 @@ def _storage_error(path: Path, error: OSError, size: int = 0) -> StorageError:
         return StorageError(
             f"{path}: {what}. A file stands where a folder is needed, or a folder where a file is: choose another --out."
         )
+    if size and error.errno == errno.ENOENT:  # its folder was made just before: only special file systems say so
+        return StorageError(f"{path} cannot be written to: {what}. Choose another --out.")
     return StorageError(f"{path}: {what}. Check the disk, then run the same command again.")
 
 
@@ -278,17 +281,30 @@ def locked(folder: Path, name: str = LOCK, orphans: str = f"**/.*{ASIDE}") -> It
 
 
 def write_manifest(folder: Path) -> None:
-    """SHA-256 of every file of the run, the manifest and locks apart."""
-    files = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.endswith((".lock", ASIDE))
-    )
+    """SHA-256 of every file of the run but the manifest, locks and what trackers own."""
+    ours = (p for p in folder.rglob("*") if p.relative_to(folder).parts[0] != TRACKING and p.is_file())
+    files = sorted(p for p in ours if p.name != MANIFEST and not p.name.endswith((".lock", ASIDE)))
     write_json(folder / MANIFEST, {str(p.relative_to(folder)): sha256(p) for p in files})
 
 
 def check_manifest(folder: Path) -> list[str]:
     """Files whose content is no longer what the manifest says, or that are gone."""
-    wanted = read_json(folder / MANIFEST)
+    wanted = read_manifest(folder)
     return [name for name, digest in wanted.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """The checksums by file name. Raises StorageError for another content, and for files outside of the folder."""
+    path = folder / MANIFEST
+    listed = read_json(path)
+    if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
+        raise StorageError(f"{path} is damaged: it holds no checksums by file name. Restore it from a copy.")
+    outside = [name for name in listed if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name]
+    if outside:
+        raise StorageError(
+            f"{path} is damaged: {printable(outside[0])} is outside of its folder. Restore it from a copy."
+        )
+    return listed
 
 
 def append_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -160,9 +160,11 @@ def test_a_folder_that_is_no_artefact(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no contract\.json"):
         exporters.check(tmp_path)
     storage.write_json(tmp_path / "contract.json", {"format": "limbeck-artifact-1"})
+    storage.write_manifest(tmp_path)
     with pytest.raises(InputError, match="damaged"):
         exporters.check(tmp_path)
     (tmp_path / "contract.json").write_text("{")
+    storage.write_manifest(tmp_path)
     with pytest.raises(StorageError, match="damaged"):
         exporters.check(tmp_path)
 

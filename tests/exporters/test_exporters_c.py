@@ -76,7 +76,7 @@ int main(void)
 def compiler(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed; run: apt-get install {name}")
     return found
 
 

@@ -118,6 +118,16 @@ def test_the_code_is_the_reference_word_for_word() -> None:
     assert "_convolve" in target.generate(LAYER_CASES["conv hwc"])
 
 
+def test_whole_numbers_take_the_bits_they_need() -> None:
+    sizes = {
+        w: len(target.generate(quantised_cases.policy((8, 64, 64, 4), "tanh", w))) for w in ("int8", "int4", "ternary")
+    }
+    numbers = 8 * 64 + 64 * 64 + 64 * 4
+    for narrow, bits in (("int4", 4), ("ternary", 2)):
+        saved = numbers * (8 - bits) / 8 * 4 / 3  # base64 writes 3 bytes as 4
+        assert 0.95 * saved < sizes["int8"] - sizes[narrow] < 1.06 * saved
+
+
 def test_two_things_of_one_name_are_refused() -> None:
     code = pythonsource.Excerpt({})
     code.add("limbeck.exporters.python", "_layer")

@@ -17,8 +17,20 @@ from gymnasium import spaces as S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck import exporters, spaces
-from limbeck.contracts import Blueprint, Conv, Dense, Gru, Parallel, Quantise, Quantised, Readout, Shared, View
+from limbeck import blueprints, exporters, spaces
+from limbeck.contracts import (
+    Blueprint,
+    Conv,
+    Dense,
+    Gru,
+    Normaliser,
+    Parallel,
+    Quantise,
+    Quantised,
+    Readout,
+    Shared,
+    View,
+)
 from limbeck.contracts.quantised import LARGEST_SUM, SCALES, tanh_levels
 from limbeck.exporters import c, golden, onnx
 from limbeck.runtimes import compiled_c, emulated, firmware, onnx_session
@@ -217,6 +229,29 @@ def test_quantisers_of_every_scale_round_as_numpy_does(tmp_path: Path) -> None:
     said = code.on_flat(obs, code.initial_state(len(obs)), np.ones(len(obs), bool)).params
     assert np.array_equal(said, reference(policy, obs))
     assert len(np.unique(said)) == 255
+
+
+@pytest.mark.parametrize(
+    ("view", "mean", "clip"),
+    [(View(history=3, padding="zero"), 0.3, math.inf), (View(), 0.0, 1.5)],
+    ids=["a mean before zeros", "a clip tighter than the quantiser's"],
+)
+def test_a_normaliser_that_stays_divides_as_numpy_does(view: View, mean: float, clip: float, tmp_path: Path) -> None:
+    """Observations on the borders of levels: one unit in the last place more or less gives another level."""
+    compiler("cc")
+    size, rng = 40, np.random.default_rng(5)
+    seen = size * view.history
+    scale = rng.uniform(0.1, 3, size).astype(np.float32)
+    quantiser = Quantise(np.zeros(seen, np.float32), np.full(seen, 50, np.float32))
+    eye = Readout(np.eye(seen, dtype=np.float32), np.zeros(seen, np.float32), np.ones(seen, np.float32))
+    norm = Normaliser(np.full(size, mean, np.float32), scale, clip)
+    base = replace(cases.policy((size, seen)), view=view)
+    policy = replace(base, layers=(quantiser, eye), normaliser=norm)
+    assert blueprints.fold(policy).normaliser is not None
+    obs = ((rng.integers(-100, 100, (200, size)) + 0.5) / 50 * scale + mean).astype(np.float32)
+    code = loaded(policy, tmp_path)
+    said = code.on_flat(obs, code.initial_state(len(obs)), np.ones(len(obs), bool)).params
+    assert np.array_equal(said, reference(policy, obs))
 
 
 def test_the_code_needs_no_library_and_stores_narrow_numbers() -> None:

@@ -11,6 +11,7 @@ import pytest
 from cases_export import CASES, CONTINUOUS, MIXED, blueprint, observations, starts
 from cases_layers import LAYER_CASES
 from gymnasium import spaces as S
+from test_exporters_trees import CASES as TREES
 
 import limbeck
 from limbeck import distributions, exporters
@@ -138,6 +139,7 @@ def test_students_that_have_no_such_policy_are_refused_in_one_line(
     with pytest.raises(InputError, match=word) as caught:
         sb3.export(policy, tmp_path)
     assert "mlp:*" in str(caught.value)
+    assert f"{exporters.unfit('sb3', policy)}." == str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -154,6 +156,11 @@ def test_low_rank_students_are_multiplied_out(tmp_path: Path) -> None:
     policy = replace(policy, layers=(replace(narrow, activation="identity"), *rest))
     exported(policy, tmp_path)  # which replays the golden rows
     assert model_of(policy, tmp_path).policy.net_arch == {"pi": [20], "vf": [64, 64]}
+
+
+def test_what_fits_is_told_before_anything_is_written() -> None:
+    assert not any(exporters.unfit("sb3", policy) for policy in GOOD.values())
+    assert "tree layer" in exporters.unfit("sb3", next(iter(TREES.values())))
 
 
 def test_the_card_says_what_is_untrained(tmp_path: Path) -> None:

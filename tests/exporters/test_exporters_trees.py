@@ -137,7 +137,7 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["oblique", "oblique tables", "tables", "shared", "silent", "one number"])
 def test_strict_compilers(name: str, tmp_path: Path) -> None:
     if c.missing():
-        pytest.skip(c.missing())
+        pytest.skip(f"{c.missing()}: apt-get install gcc libc6-dev")
     c.export(CASES[name], tmp_path)
     flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-std=c99", "-Wconversion", "-Wno-sign-conversion", "-c"]
     (tmp_path / "policy.c").write_text('#define LIMBECK_IMPLEMENTATION\n#include "policy.h"\n')

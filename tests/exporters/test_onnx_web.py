@@ -64,9 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=240, check=False)
     except subprocess.TimeoutExpired:
-        pytest.skip("npm cannot install onnxruntime-web: its index did not answer")
+        pytest.skip("npm install onnxruntime-web failed: its index did not answer")
     if done.returncode:
-        pytest.skip(f"npm cannot install onnxruntime-web: {done.stderr.strip().splitlines()[-1:]}")
+        pytest.skip(f"npm install onnxruntime-web failed: {done.stderr.strip().splitlines()[-1:]}")
     return place
 
 

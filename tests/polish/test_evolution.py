@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from scipy.stats import rankdata
 
 from limbeck import rollout, seeding, spaces, tasks
 from limbeck.contracts import Blueprint, Dense
@@ -81,6 +83,23 @@ def test_members_have_streams_of_their_own():
 def test_scales_follow_the_tensors():
     theta = np.concatenate([np.full(8, 2.0), np.zeros(2)]).astype(np.float32)
     assert evolution.scales(SHAPES, theta).tolist() == [2.0] * 8 + [np.float32(0.1)] * 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[3.0, 1.0, 2.0], [1.0, 3.0, 1.0]],
+        np.random.default_rng(0).integers(-4, 4, (2, 30)).astype(float),
+        np.random.default_rng(1).normal(size=(2, 5)),
+        [[0.0, -0.0, np.inf], [-np.inf, np.inf, 1e-300]],
+        [[7.0], [7.0]],
+        [[1.0, np.nan], [2.0, 3.0]],
+    ],
+)
+def test_ranks_are_those_of_scipy_to_the_bit(values):
+    values = np.asarray(values)
+    wanted = (rankdata(values, axis=None).reshape(values.shape) - 1) / (values.size - 1) - 0.5
+    np.testing.assert_array_equal(evolution.centred_ranks(values), wanted)
 
 
 def test_seeds_of_members_generations_and_validations_do_not_meet():

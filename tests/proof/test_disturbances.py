@@ -194,8 +194,21 @@ def test_constants_are_those_of_the_environments():
     assert (heavy.total_mass, heavy.polemass_length) == pytest.approx((1.2, 0.1))
     assert built("mass", "Pendulum-v1", 0.5).m == 0.5
     acrobot = built("length", "Acrobot-v1", 2.0)
-    assert acrobot.LINK_LENGTH_1 == 2.0
+    lengths = ("LINK_LENGTH_1", "LINK_LENGTH_2", "LINK_COM_POS_1", "LINK_COM_POS_2")
+    assert [getattr(acrobot, name) for name in lengths] == [2.0, 2.0, 1.0, 1.0]
     assert type(acrobot).LINK_LENGTH_1 == 1.0, "other environments keep theirs"
+
+
+def test_an_acrobot_of_another_size_falls_as_a_scaled_body_does():
+    """Left to itself from rest, its angles accelerate with g / l: by 1 / level where all lengths are scaled, by nothing
+    where all masses are."""
+    left = np.array([0.7, -0.4, 0.0, 0.0, 0.0])
+    plain, longer, heavier = (
+        np.array(built(name, "Acrobot-v1", level)._dsdt(left)[2:4])
+        for name, level in (("length", 1.0), ("length", 2.0), ("mass", 2.0))
+    )
+    np.testing.assert_allclose(longer, plain / 2, rtol=1e-12)
+    np.testing.assert_allclose(heavier, plain, rtol=1e-12)
 
 
 def test_a_longer_pendulum_swings_slower():
@@ -208,7 +221,7 @@ def test_a_longer_pendulum_swings_slower():
 
 
 def test_mujoco_models_are_scaled_whole():
-    pytest.importorskip("mujoco")
+    pytest.importorskip("mujoco", reason='pip install "limbeck[envs]"')
     plain, heavy, smooth, light = (
         built(name, "Swimmer-v5", level)
         for name, level in (("mass", 1.0), ("mass", 2.0), ("friction", 0.5), ("gravity", 0.8))
@@ -220,7 +233,7 @@ def test_mujoco_models_are_scaled_whole():
 
 
 def test_lunarlander_gets_wind_and_gravity():
-    pytest.importorskip("Box2D")
+    pytest.importorskip("Box2D", reason='pip install "limbeck[envs]"')
     windy = built("wind", "LunarLander-v3", 20.0)
     assert (windy.enable_wind, windy.wind_power) == (True, 20.0)
     assert built("gravity", "LunarLander-v3", 1.1).world.gravity[1] == pytest.approx(-11.0)

@@ -3,11 +3,12 @@
 import math
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from proof_cases import labelled_task, right, wrong_above
+from proof_cases import Rule, labelled_task, right, wrong_above
 
-from limbeck import seeding
+from limbeck import seeding, tasks
 from limbeck.proof import robustness
 from limbeck.proof.robustness import Pair
 
@@ -50,6 +51,47 @@ def test_retention_is_told_against_undisturbed_random_play():
     assert base.row.low < kept < base.row.high
     assert kept == pytest.approx(0.6, abs=0.05)  # (.8 - .5) / (1 - .5)
     assert (base.row.disturbance, base.row.unit) == ("none", "as the environment is")
+
+
+class PendulumEnv(gym.Env):
+    """Ten steps; a step pays g for action 1. Shifted by the name of its class, as Gymnasium's own is."""
+
+    observation_space = gym.spaces.Box(-100.0, 100.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self):
+        self.g = 8.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self._t += 1
+        return np.full(1, self._t, np.float32), self.g * float(action == 1), self._t == 10, False, {}
+
+
+def test_another_world_has_its_own_random_play():
+    """All returns are proportional to g, so what is kept is the same in every gravity, against random play there."""
+    task = tasks.resolve(PendulumEnv)
+    both = Pair(
+        Rule(task.spec, lambda t: np.concatenate([t - 7.5, 7.5 - t], axis=1)),  # 1 in eight of ten steps
+        Rule(task.spec, lambda t: np.concatenate([-1 - t, 1 + t], axis=1)),
+        task, "greedy", SEEDS[:20], 3,
+    )  # fmt: skip
+    base = robustness.ground(both)
+    rows = list(robustness.stressed(both, base, [("gravity", 0.8), ("gravity", 1.25), ("delay", 1.0)]))
+    assert base.row.teacher == 80
+    for row in rows[:2]:
+        assert row.teacher == pytest.approx(row.level * 80)
+        assert row.retention == pytest.approx(base.row.retention)
+        assert (row.low, row.high) == pytest.approx((base.row.low, base.row.high))
+        assert row.env_steps == 3 * 20 * 10, "random play is on the bill"
+    late = (rows[2].student - base.random.mean()) / (rows[2].teacher - base.random.mean())
+    assert rows[2].retention == pytest.approx(late), "the same world: the same floor"
+    assert rows[2].env_steps == 2 * 20 * 10
+    assert {row.seed for row in [base.row, *rows]} == {3}
 
 
 def test_the_same_again_gives_the_same_bits():

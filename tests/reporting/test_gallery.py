@@ -12,6 +12,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from gymnasium.envs.registration import EnvSpec
 
 from limbeck import rollout, seeding, tasks
 from limbeck.contracts import Blueprint, Dense, Head, Policy, Task
@@ -122,6 +124,61 @@ def test_an_environment_that_cannot_draw_leaves_numbers_and_the_reason(cartpole:
     assert shown.picture == ""
     assert len(visit.observations[0]["numbers"]) == 4
     assert "comes from a factory" in visit.reason
+
+
+class Blinking(CartPoleEnv):
+    """Draws twice, then its window is gone; or steps no further than 3 where somebody looks."""
+
+    drawn = 0
+    taken = 0
+    ends_at = 999
+
+    def render(self) -> np.ndarray:
+        Blinking.drawn += 1
+        if Blinking.drawn > 2:
+            raise RuntimeError("the window is gone")
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def step(self, action: int) -> tuple:
+        Blinking.taken += 1
+        if self.render_mode and Blinking.taken > self.ends_at:
+            raise RuntimeError("not while drawing")
+        return super().step(action)
+
+
+def blinking(cartpole: Task, monkeypatch: pytest.MonkeyPatch, ends_at: int = 999) -> Task:
+    monkeypatch.setattr(Blinking, "drawn", 0)
+    monkeypatch.setattr(Blinking, "taken", 0)
+    monkeypatch.setattr(Blinking, "ends_at", ends_at)
+    monkeypatch.setitem(gym.registry, "Blinking-v0", EnvSpec("Blinking-v0", Blinking))
+    return replace(cartpole, make=lambda: gym.make("Blinking-v0"), pool=None)  # type: ignore[type-var]
+
+
+def visited(task: Task, place: Path) -> tuple[gallery.Visit, list[str], int]:
+    """A student that always pushes left, visited again at steps 0, 2, 4 and 6: its pictures and the steps on the bill."""
+    visit = gallery.Visit(steady(task, 1.0, 0.0), task, place / "gallery" / "m", 0)
+    shown, steps = visit.all([gallery.Seen(0, step, 1.0, (1.0,), (0.0,)) for step in (0, 2, 4, 6)], [7], "nats")
+    assert [d.step for d in shown] == [0, 2, 4, 6]
+    return visit, [Path(d.picture).name for d in shown], steps
+
+
+def test_a_camera_that_breaks_ends_the_pictures_not_the_play(
+    cartpole: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit, files, steps = visited(blinking(cartpole, monkeypatch), tmp_path)
+    assert files == ["m-0.jpg", "m-1.jpg", "", ""]
+    assert steps == Blinking.taken == 7, "every step taken is on the bill, and none is taken twice"
+    assert visit.reason == "the environment cannot draw: RuntimeError the window is gone"
+
+
+def test_a_play_that_breaks_before_the_camera_is_billed_too(
+    cartpole: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit, files, steps = visited(blinking(cartpole, monkeypatch, ends_at=3), tmp_path)
+    assert files == [""] * 4
+    assert steps == Blinking.taken == 4 + 7
+    assert visit.reason.startswith("with a camera, ")
+    assert "not while drawing" in visit.reason
 
 
 def _without_id(env: gym.Env) -> gym.Env:

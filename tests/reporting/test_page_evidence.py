@@ -42,6 +42,12 @@ def test_examples_of_the_sections(module: object) -> None:
     assert doctest.testmod(module).failed == 0
 
 
+def test_performance_profiles_stand_where_the_tails_are(rich: Path) -> None:
+    (section,) = re.findall(r'<section id="robustness".*?</section>', (rich / "report.html").read_text(), re.DOTALL)
+    assert "Performance profiles" in section
+    assert "(band)" in section
+
+
 def test_what_was_not_measured_has_no_heading(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert not sections(page) & OPTIONAL

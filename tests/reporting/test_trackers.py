@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
+import os
+import shutil
 import struct
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reporting_samples as samples
 
 from limbeck import settings, standalone, storage
-from limbeck.errors import InputError
+from limbeck.errors import InputError, StorageError
 from limbeck.reporting import trackers
-from limbeck.reporting.trackers import mlflow_store
+from limbeck.reporting.trackers import mlflow_store, wandb_run
 
 
 @pytest.fixture
@@ -102,13 +106,17 @@ def test_wandb_keeps_an_offline_run(run: Path, monkeypatch: pytest.MonkeyPatch) 
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    trackers.track(run, ["wandb"])
+    monkeypatch.setenv("WANDB_SERVICE", "of the caller")  # joining it fails
+    standalone.report(run, ["wandb"], lambda *_: None)
+    assert not storage.check_manifest(run), "the file was whole when the manifest was written"
     (file,) = (run / "tracking" / "wandb" / "wandb").glob("offline-run-*/*.wandb")
     history: list[dict[str, str]] = []
     summary: dict[str, str] = {}
+    kinds: set[str | None] = set()
     for data in records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
+        kinds.add(record.WhichOneof("record_type"))
         if record.HasField("history"):
             history.append({"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item})
         for item in record.summary.update:
@@ -117,21 +125,75 @@ def test_wandb_keeps_an_offline_run(run: Path, monkeypatch: pytest.MonkeyPatch) 
     rows = [r for r in samples.metrics() if r["stage"] == "imitate" and r["member"] == "mlp:64x64-s0"]
     assert losses == [(r["env_steps"], pytest.approx(r["loss"])) for r in rows]
     assert float(summary["bill/env_steps"]) == samples.partly().bill.env_steps
+    assert kinds >= {"artifact", "exit"}, "all of it is there when the call returns"
 
 
-def test_mlflow_keeps_a_run_in_its_database(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mlflow", reason="needs limbeck[track]")
-    from mlflow import MlflowClient
+def test_what_wandb_says_when_it_fails_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program := run / "failing.py").write_text("""import os, sys
+sys.exit(f"line 1\\nrefused {sorted(k + '=' + v for k, v in os.environ.items() if k.startswith('WANDB_'))}")""")
+    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_SERVICE", "of the caller")
+    monkeypatch.setattr(wandb_run, "PROGRAM", program)
+    (run / "tracking").mkdir()
+    with pytest.raises(
+        StorageError, match=r"take the run: refused \['WANDB_ERROR_REPORTING=false'\]\..* limbeck report RUN"
+    ):
+        wandb_run.write(trackers.log_of(run), run / "tracking")
 
+
+@pytest.fixture(scope="module")
+def mlflow() -> Any:
+    return pytest.importorskip("mlflow", reason="needs limbeck[track]")
+
+
+def kept(mlflow: Any, uri: str) -> list[Any]:
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    return list(client.search_runs([client.get_experiment_by_name("limbeck").experiment_id]))
+
+
+def test_mlflow_keeps_a_run_in_its_database(mlflow: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")  # so that it is put back
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
     for _ in range(2):  # written twice, kept once
         trackers.track(run, ["mlflow"])
-    client = MlflowClient(tracking_uri=f"sqlite:///{(run / 'tracking' / 'mlflow' / 'mlflow.db').resolve()}")
-    experiment = client.get_experiment_by_name("limbeck")
-    (kept,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(kept.info.run_id, "imitate/loss/mlp_64x64-s0")
+    uri = f"sqlite:///{(run / 'tracking' / 'mlflow' / 'mlflow.db').resolve()}"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true", "nothing leaves the machine"
+    (told,) = kept(mlflow, uri)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    history = client.get_metric_history(told.info.run_id, "imitate/loss/mlp_64x64-s0")
     rows = [r for r in samples.metrics() if r["stage"] == "imitate" and r["member"] == "mlp:64x64-s0"]
     assert sorted((m.step, m.value) for m in history) == [(r["env_steps"], pytest.approx(r["loss"])) for r in rows]
-    assert kept.data.params["task"] == "LunarLander-v3"
-    assert kept.data.tags["headline"].startswith("The 484-number student")
-    assert {file.path for file in client.list_artifacts(kept.info.run_id)} >= {"result.json", "recipe.yaml"}
+    assert told.data.params["task"] == "LunarLander-v3"
+    assert told.data.tags["headline"].startswith("The 484-number student")
+    assert {file.path for file in client.list_artifacts(told.info.run_id)} >= {"result.json", "recipe.yaml"}
+    assert told.info.artifact_uri.startswith((run / "tracking" / "mlflow" / "artifacts").resolve().as_uri())
+
+
+def test_a_shared_store_keeps_the_runs_of_others(
+    mlflow: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "colleague" / "run"  # the same name
+    shutil.copytree(run, other)
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)  # where MLflow itself puts the files of a bare database
+    (theirs,) = [trackers.track(other, ["mlflow"])["mlflow"].split()[1]]
+    for _ in range(2):
+        place = trackers.track(run, ["mlflow"])["mlflow"]
+    assert uri not in place
+    runs = {told.info.run_id: told for told in kept(mlflow, uri)}
+    assert set(runs) == {theirs, place.split()[1]}
+    assert not any("/tracking/" in told.info.artifact_uri for told in runs.values()), "no run's folder is the store"
+    storage.write_json(run / "tracking" / "mlflow" / "run.json", {"run": "f" * 32})  # of another store
+    trackers.track(run, ["mlflow"])
+    assert len(kept(mlflow, uri)) == 3
+
+
+def test_a_password_of_the_store_is_never_told(mlflow: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:geheim@127.0.0.1:1/")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StorageError, match=r"MLflow did not take the run: .*MLFLOW_TRACKING_URI") as raised:
+        trackers.track(run, ["mlflow"])
+    assert "geheim" not in "".join(traceback.format_exception(raised.value))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import reporting_samples as samples
 
-from limbeck.reporting import canvas, headline, lettering, reading, words
+from limbeck.reporting import canvas, card, headline, lettering, reading, words
 
 
 @pytest.mark.parametrize("module", [words, reading, lettering, canvas])
@@ -30,6 +30,21 @@ def test_headline_takes_share_and_confidence_from_the_proof() -> None:
     told = replace(whole, members=[replace(whole.members[-1], proof=replace(proof, alpha=0.01))])
     assert "at least 99 % of the teacher" in headline(told)
     assert "99 % confidence over 412 episodes" in headline(told)
+
+
+def test_a_claim_of_superiority_is_called_by_its_name() -> None:
+    whole = samples.result()
+    better = replace(
+        whole, members=[replace(whole.members[-1], proof=samples.proof("linear-s1", 1.02, 412, retain=1.0))]
+    )
+    assert headline(better).startswith(
+        "The 36-number student linear-s1 is better than the teacher on LunarLander-v3: proved"
+    )
+    by = replace(whole, members=[replace(whole.members[-1], proof=samples.proof("linear-s1", 1.2, 412, retain=1.1))])
+    assert "is better than the teacher by at least 10 % of its gain over random play" in headline(by)
+    none = replace(samples.nothing_proved(), retain=1.0)
+    assert "the one student tested was not shown to be better than the teacher" in headline(none)
+    assert "Proved to be better than the teacher, with 95 % confidence" in card._verdict(better, better.members[0])
 
 
 def test_headline_of_a_sequence_that_stopped_names_the_last_one_proved() -> None:

@@ -17,7 +17,9 @@ from limbeck.exporters import c
 from limbeck.runtimes import compiled_c
 from limbeck.runtimes.compiled_c import CPolicy
 
-pytestmark = pytest.mark.skipif(compiled_c.find_compiler() is None, reason="no C compiler here")
+pytestmark = pytest.mark.skipif(
+    compiled_c.find_compiler() is None, reason="no C compiler: apt-get install gcc libc6-dev"
+)
 
 
 ALL = {**CASES, **LAYER_CASES}

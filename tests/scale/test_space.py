@@ -56,6 +56,14 @@ def test_bytes_are_those_of_the_closed_form_and_of_the_saved_student(spec: str, 
     assert 4 * blueprints.fold(found.blueprint(spec, method)).parameters == size
 
 
+def test_whole_numbers_are_weighed_as_they_are_stored() -> None:
+    """CartPole: 4 inputs and their ranges, 8 neurons (bias of 4 bytes, multiplier, shift), 2 outputs (bias, step); a byte a weight."""
+    found = space(students=("mlp:8:int8", "mlp:8:int4"))
+    sizes = dict(found.sizes(next(corners(found))).values())
+    assert sizes["mlp:8:int8"] == 4 * 8 + 8 * 2 + 4 * (4 + 4) + 8 * (4 + 1 + 1) + 2 * (4 + 4)
+    assert sizes["mlp:8:int4"] == sizes["mlp:8:int8"] - (4 * 8 + 8 * 2) // 2
+
+
 def test_every_answer_leads_to_a_student_within_the_budget() -> None:
     found = space(max_bytes=300)
     method = next(corners(found))

@@ -12,7 +12,7 @@ from limbeck import blueprints, machine, recipes, settings, storage
 from limbeck.dataset import open_dataset
 from limbeck.errors import InputError
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.stages import choosing, compressing
+from limbeck.stages import choosing, compressing, proving
 from limbeck.stages.compressing import Step, steps_of
 from limbeck.students import family as families
 from limbeck.students.grammar import parse
@@ -156,6 +156,49 @@ def test_neurons_that_matter_stay(tmp_path):
 def test_only_named_members_are_compressed(tmp_path):
     _, chosen, _, _ = compressed(tmp_path, ["mlp:12", "mlp:6"], "quantise int8", ["compression.members=mlp-6-s0"])
     assert {one.member.name for one in chosen} == {"mlp-12-s0", "mlp-6-s0", "mlp-6-s0-int8"}
+
+
+def test_named_members_that_were_not_chosen_are_told_in_the_recipes_order(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(family_runs, "silent", lambda stage, text: told.append(text))
+    names = [f"linear-s{n}" for n in (3, 0, 5, 1, 4, 2)]
+    compressed(
+        tmp_path, ["linear@6"], "quantise int8", [f"compression.members={','.join(names)}", "imitate.gradient_steps=1"]
+    )
+    left = [text.split()[0] for text in told if text.endswith("was not chosen, so it is not compressed")]
+    assert len(left) == 5
+    assert left == [name for name in names if name in left]
+
+
+def test_a_step_whose_checkpoint_is_damaged_is_billed_twice(tmp_path):
+    _, whole, spent, before = compressed(tmp_path, ["linear"], "quantise int8")
+    (tmp_path / "checkpoints" / "compress-0-000000.safetensors").write_bytes(b"damaged")
+    for _ in range(2):  # the second time all is whole again, and the bill stays
+        _, again, after, _ = compressed(tmp_path, ["linear"], "quantise int8")
+        assert after.race_steps - before.race_steps == 2 * (spent.race_steps - before.race_steps) > 0
+        assert after.gradient_steps - before.gradient_steps == 2 * 16
+        first, second = numbers(whole), numbers(again)
+        assert all(np.array_equal(a, b) for name in first for a, b in zip(first[name], second[name], strict=True))
+
+
+def test_every_step_is_proved_whatever_became_of_the_members_before(tmp_path, monkeypatch):
+    """Eight episodes prove nothing: the plain members stop at their first, each compressed one has its own verdict."""
+    told = []
+    monkeypatch.setattr(family_runs, "silent", lambda stage, text: told.append(text))
+    here, chosen, _, _ = compressed(
+        tmp_path, ["mlp:8", "linear"], "prune 0.5,quantise int8", ["prove.max_episodes=8", "prove.bound_episodes=10"]
+    )
+    names = ["mlp-8-s0", "mlp-8-s0-prune0.5", "mlp-8-s0-prune0.5-int8"]
+    assert [[one.member.name for one in line] for line in proving.sequences(chosen)] == [
+        ["mlp-8-s0", "linear-s0"],
+        *([n] for n in names[1:]),
+    ]
+    found = proving.prove(here, chosen, {one.member.name: [] for one in chosen})
+    assert list(found.proofs) == names
+    assert {proof.alpha for proof in found.proofs.values()} == {0.05}
+    assert not any(proof.verdict == "proved" for proof in found.proofs.values())
+    assert set(found.latency) == {*names, "linear-s0"}
+    assert any("one or more of the family with at most 3 x 0.05 = 0.15" in text for text in told)
 
 
 # ---------------------------------------------------------------- refusals

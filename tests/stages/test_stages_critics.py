@@ -68,7 +68,8 @@ def test_values_that_are_declared_exact_are_called_so() -> None:
 )  # fmt: skip
 def test_a_saved_critic_is_what_stable_baselines3_computes(name: str, algorithm: str) -> None:
     """Values of size 100 from float32 layers of 16: a few units in the last place are 1e-4."""
-    stable_baselines3, sb3_contrib = pytest.importorskip("stable_baselines3"), pytest.importorskip("sb3_contrib")
+    stable_baselines3 = pytest.importorskip("stable_baselines3", reason='pip install "limbeck[test]"')
+    sb3_contrib = pytest.importorskip("sb3_contrib", reason='pip install "limbeck[test]"')
     rng = np.random.default_rng(0)
     obs = rng.uniform(-1, 1, (64, 3)).astype(np.float32) * np.array([1, 1, 8], np.float32)
     action = rng.uniform(-2, 2, (64, 1)).astype(np.float32)

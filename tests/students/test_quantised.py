@@ -114,6 +114,26 @@ def test_gradients_go_straight_through():
 # ---------------------------------------------------------------- what is trained is what is frozen
 
 
+def test_sums_are_rescaled_without_a_rounding_between():
+    """Next to every half: floor((sum m + 2**(k - 1)) / 2**k) in Python's whole numbers; float32 misses thousands of these."""
+    sums, ratios, wanted, single = [], [], [], 0
+    for k in range(10, 31, 4):
+        for m in range(128, 256, 3):
+            for q in range(-127, 127, 5):
+                total = (((2 * q + 1) << k) // 2 - 1) // m
+                if abs(total) < 2**22:
+                    sums, ratios, wanted = (
+                        [*sums, total],
+                        [*ratios, m / 2**k],
+                        [*wanted, (total * m + (1 << (k - 1))) >> k],
+                    )
+                    single += np.floor(np.float32(total) * np.float32(m / 2**k) + np.float32(0.5)) != wanted[-1]
+    found = quantised.rescaled(torch.tensor(sums, dtype=torch.float32), torch.tensor(ratios, dtype=torch.float32))
+    assert single > 50
+    assert found.tolist() == wanted
+    assert quantised.rounded(torch.tensor([0.5 - 2.0**-25])).item() == 0, "a sum with 0.5 would be 1 in float32"
+
+
 def test_what_is_trained_is_what_is_frozen():
     family, table, losses = taught([f"{text}@2" for text in TEXTS])
     first = taught(TEXTS, steps=1)[2]
@@ -128,10 +148,7 @@ def test_what_is_trained_is_what_is_frozen():
             policy = NumpyPolicy(blueprint)
             check_policy(policy)
             params = policy(raw, {}, np.ones(len(raw), bool)).params
-            assert (params.argmax(1) == said[k].argmax(1).numpy()).mean() >= 0.995
-            assert np.mean(np.abs(params - said[k].numpy()).max(1) > 1e-4) <= 0.005, (
-                "one level off, where halves are near"
-            )
+            assert np.array_equal(params, said[k].numpy()), "no normaliser that would be folded in: the same bits"
             if member.seed == 0:
                 assert losses[member.name] < 0.8 * first[member.name], "it learns"
 

@@ -39,7 +39,7 @@ def test_parts_are_disjoint_whole_and_what_the_stages_see():
     task = tasks.resolve("digits")
     parts = [range(len(task.inputs))[task.part(name)] for name in ("train", "validation", "test")]
     assert [*parts[0], *parts[1], *parts[2]] == list(range(1797))
-    for stage, part in (("collect", parts[0]), ("select", parts[1]), ("proof", parts[2])):
+    for stage, part in (("collect", parts[0]), ("select", parts[1]), ("proof", parts[2]), ("gallery", parts[2])):
         assert {task.row(s) for s in seeds(2000, stage)} == set(part)
 
 

@@ -14,10 +14,8 @@ from limbeck.contracts.layers import (
     LAYERS,
     Conv,
     Dense,
-    Gru,
     Gsde,
     Layer,
-    Lstm,
     Norm,
     Parallel,
     Pool,
@@ -44,6 +42,7 @@ from limbeck.contracts.policies import (
     head_kind,
 )
 from limbeck.contracts.quantised import BITS, LEVELS, TANH_STEPS, Quantise, Quantised, Readout
+from limbeck.contracts.recurrent import Gru, Lstm
 from limbeck.contracts.results import (
     NO_ENVIRONMENT,
     NO_PLAYER,

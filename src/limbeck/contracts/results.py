@@ -140,11 +140,14 @@ class Stressed:
     unit: str  # of the level, in words: "standard deviations", "steps", "share of steps"
     teacher: float  # mean return
     student: float
-    retention: float  # (S - R) / (T - R) with T, S under the disturbance and R of undisturbed random play
+    # (S - R) / (T - R) with T and S under the disturbance. R is random play in the same world: the shifted one where a
+    # physical constant is shifted, else the undisturbed one, since random play does not look
+    retention: float
     low: float  # 95 %, paired bootstrap over episodes
     high: float
     episodes: int
     env_steps: int
+    seed: int | None = None  # of the episodes and draws; None: not written down
 
 
 @dataclass(frozen=True)

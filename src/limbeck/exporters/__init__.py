@@ -7,6 +7,7 @@ A target is a file of this folder with `export(blueprint, folder) -> Artifact`, 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,8 @@ from limbeck.exporters import replaying
 from limbeck.runtimes.firmware import DoesNotFit
 
 _PARTS = {"__init__", "contract", "golden", "replaying"}  # files here that are no targets
+NOT_RUN = "not run: "  # begins the note of a backend that this machine cannot run
+_TEXT = {"c"}  # targets that are written all the same where what runs them is missing
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,25 @@ def unfit(target: str, blueprint: Blueprint) -> str:
     return str(module.unfit(blueprint)) if hasattr(module, "unfit") else ""
 
 
+def require(names: Sequence[str]) -> None:
+    """Raise InputError for targets that do not exist, or whose tools this machine lacks: before anything is played."""
+    for name in names:
+        if name not in targets():
+            raise unknown("target", name, targets())
+        if (lacking := missing(name)) and name not in _TEXT:
+            raise InputError(
+                f"target {name} cannot be made here: {lacking}. Install it, or choose other targets, such as c."
+            )
+
+
+def require_fit(blueprint: Blueprint, names: Sequence[str]) -> None:
+    """Raise InputError for targets that cannot hold a policy."""
+    contracts.check_exportable(blueprint)
+    for name in names:
+        if why := unfit(name, blueprint):
+            raise InputError(f"{name} of policy {printable(blueprint.name)!r}: {why}.")
+
+
 def export(
     blueprint: Blueprint,
     folder: Path,
@@ -95,10 +117,7 @@ def export(
     written last: a folder without one is no artefact.
     """
     modules = {name: _module(name) for name in dict.fromkeys(targets)}
-    contracts.check_exportable(blueprint)
-    for name in modules:
-        if why := unfit(name, blueprint):
-            raise InputError(f"{name} of policy {printable(blueprint.name)!r}: {why}.")
+    require_fit(blueprint, tuple(modules))
     (folder / storage.MANIFEST).unlink(missing_ok=True)
     artifacts = [_written(module, blueprint, folder / name, golden) for name, module in modules.items()]
     contracts.write(blueprint, folder, tuple(modules), meta or {})
@@ -116,26 +135,13 @@ def load(folder: Path, target: str) -> Policy:
     return _module(target).load(folder / target, contract)
 
 
-def intact(folder: Path) -> contracts.Contract:
-    """The contract of an artefact folder whose files are those that were exported; InputError names a changed one."""
-    contract = contracts.read(folder)
-    if not (folder / storage.MANIFEST).is_file():
-        raise InputError(
-            f"{printable(folder)} has no {storage.MANIFEST}: its export did not finish. Export the policy again."
-        )
-    changed = storage.check_manifest(folder)
-    if changed:
-        names = ", ".join(map(printable, changed))
-        raise InputError(f"{printable(folder)}: {names} is no longer what was exported. Export the policy again.")
-    return contract
-
-
 def check(folder: Path) -> list[CheckRow]:
     """Checksums first (InputError names a changed file), then every target that can run here against the golden rows.
 
-    C files are compiled and run: check only folders from people you trust.
+    A backend that breaks fails its own row and no other. C files are compiled and run: check only folders from people
+    you trust.
     """
-    contract = intact(folder)
+    contract = contracts.intact(folder)
     golden = goldens.load(folder / goldens.FILE)
     return [_checked(folder, name, backend, golden) for name in contract.targets for backend in backends(folder, name)]
 
@@ -156,16 +162,13 @@ def _written(module: Target, blueprint: Blueprint, folder: Path, golden: goldens
 
 def _checked(folder: Path, target: str, backend: Backend, golden: goldens.Golden) -> CheckRow:
     if backend.missing:
-        return CheckRow(target, backend.name, None, 0.0, 0.0, f"not run: {backend.missing}")
-    wanted, note = golden, f"{golden.rows} golden rows"
+        return CheckRow(target, backend.name, None, 0.0, 0.0, f"{NOT_RUN}{backend.missing}")
     try:
-        policy = backend.load()
+        result, note = replaying.replayed(golden, target, backend.load(), folder / target)
     except DoesNotFit as error:  # an answer, not a failure: the policy is for larger parts
         return CheckRow(target, backend.name, None, 0.0, 0.0, str(error))
-    if target in replaying.LOSSY:
-        wanted = replaying.own(golden, folder / target)
-        note += f"; {replaying.distance(golden, wanted, policy.head)}"
-    result = goldens.compare(wanted, policy)
+    except InputError as error:
+        return CheckRow(target, backend.name, False, math.inf, 0.0, str(error))
     return CheckRow(target, backend.name, result.ok, result.worst_error, result.actions_equal, note)
 
 

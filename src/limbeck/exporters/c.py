@@ -18,7 +18,19 @@ from pathlib import Path
 import numpy as np
 
 from limbeck import distributions, spaces, storage
-from limbeck.contracts import Artifact, Blueprint, Head, Normaliser, Policy, memory_of
+from limbeck.contracts import (
+    Artifact,
+    Blueprint,
+    Head,
+    Layer,
+    Normaliser,
+    Parallel,
+    Policy,
+    Quantise,
+    Shared,
+    Tree,
+    memory_of,
+)
 from limbeck.errors import InputError, printable
 from limbeck.exporters import Backend
 from limbeck.exporters.ccode import guard as cguard
@@ -107,7 +119,7 @@ def _input(blueprint: Blueprint, body: Body) -> Row:
     cguard.write(blueprint, obs, now, body)
     value = now["i"] if guarded else obs
     if blueprint.normaliser is not None:
-        value = _normalised(value, blueprint.normaliser, body)
+        value = _normalised(value, blueprint.normaliser, _steps(blueprint.layers), body)
     if not plain and value != now["i"]:
         body.each(size, f"{now['i']} = {value};")
     if past:
@@ -118,14 +130,27 @@ def _input(blueprint: Blueprint, body: Body) -> Row:
     return x
 
 
-def _normalised(value: str, norm: Normaliser, body: Body) -> str:
-    """The expression of one number; statistics that are all the same, as those of images, are written once."""
+def _steps(layers: Sequence[Layer]) -> bool:
+    """Whether the last bit of a normalised number can matter: where layers compare it or round it to a level."""
+    inner = [layer.layers for layer in layers if isinstance(layer, Shared)]
+    inner += [branch for layer in layers if isinstance(layer, Parallel) for branch in layer.branches]
+    return any(isinstance(layer, Quantise | Tree) for layer in layers) or any(map(_steps, inner))
+
+
+def _normalised(value: str, norm: Normaliser, exact: bool, body: Body) -> str:
+    """The expression of one number; statistics that are all the same, as those of images, are written once.
+
+    `exact`: divided as the reference does it; else a product with the inverse, which is faster and half a unit in the
+    last place farther off.
+    """
     inverse = (1.0 / norm.scale.astype(np.float64)).astype(np.float32)
+    scale = ("scale", norm.scale) if exact else ("inverse_scale", inverse)
     words = [
         literal(values[0]) if (values == values[0]).all() else f"{body.constant(name, values)}[i]"
-        for name, values in (("mean", norm.mean), ("inverse_scale", inverse))
+        for name, values in (("mean", norm.mean), scale)
     ]
-    value = f"({value} - {words[0]}) * {words[1]}" if norm.mean.any() else f"{value} * {words[1]}"
+    value = f"({value} - {words[0]})" if norm.mean.any() else value
+    value = f"{value} {'/' if exact else '*'} {words[1]}"
     if math.isfinite(norm.clip):
         body.used.add("clip")
         value = f"@p_clip({value}, {literal(-norm.clip)}, {literal(norm.clip)})"

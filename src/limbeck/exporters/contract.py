@@ -7,6 +7,7 @@ where a part is discrete, then the action mask. `indices`, normaliser and histor
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +20,7 @@ import numpy as np
 from limbeck import blueprints, spaces, storage
 from limbeck.contracts import Blueprint, Head, Layer, Spec, View, layer_arrays, memory_of
 from limbeck.errors import InputError, printable
+from limbeck.exporters import replaying
 
 FORMAT = "limbeck-artifact-1"
 CONTRACT = "contract.json"
@@ -172,8 +174,7 @@ def _layer_words(layer: Layer) -> str:
 
 def read(folder: Path) -> Contract:
     """The contract of an artefact folder."""
-    if not (folder / CONTRACT).is_file():
-        raise InputError(f"{folder} holds no {CONTRACT}. Allowed: a folder that `limbeck export` wrote.")
+    _refuse_absent(folder)
     data = storage.read_json(folder / CONTRACT)
     try:
         if data["format"] != FORMAT:
@@ -188,11 +189,51 @@ def read(folder: Path) -> Contract:
         )
         head, view = blueprints.head_from_json(data["head"]), blueprints.view_from_json(data["view"])
         spaces.check_view(spec.observation_space, view)
-        return Contract(spec, head, view, tuple(map(str, data["targets"])))
+        targets = tuple(map(str, data["targets"]))
+        if not all(re.fullmatch("[a-z0-9_]+", target) for target in targets):  # each is the name of a folder in here
+            raise ValueError(f"targets {targets}")
+        return Contract(spec, head, view, targets)
     except blueprints.DAMAGE as error:
         raise InputError(
             f"{folder / CONTRACT} is damaged: {type(error).__name__} {printable(error)}. Export the policy again."
         ) from error
+
+
+def intact(folder: Path) -> Contract:
+    """The contract of an artefact folder whose files are those that were exported, checksums first.
+
+    InputError names a file that changed, and one of a target that the manifest does not list.
+    """
+    _refuse_absent(folder)
+    if not (folder / storage.MANIFEST).is_file():
+        raise InputError(
+            f"{printable(folder)} has no {storage.MANIFEST}: its export did not finish. Export the policy again."
+        )
+    if changed := storage.check_manifest(folder):
+        names = ", ".join(map(printable, changed))
+        raise InputError(f"{printable(folder)}: {names} is no longer what was exported. Export the policy again.")
+    if CONTRACT in (listed := storage.read_manifest(folder)):
+        contract = read(folder)
+        needed = [replaying.FILE, *(name for target in contract.targets for name in _files(folder, target))]
+    else:
+        needed = [CONTRACT]
+    if unlisted := [name for name in needed if name not in listed]:
+        names = ", ".join(map(printable, unlisted))
+        raise InputError(
+            f"{printable(folder)}: {names} is not in {storage.MANIFEST}. Take away what is not of the export, or export the policy again."
+        )
+    return contract
+
+
+def _files(folder: Path, target: str) -> list[str]:
+    """What lies in a target's folder, relative to the artefact's; Python's caches are not read. Its name for nothing."""
+    files = [path.relative_to(folder) for path in sorted((folder / target).rglob("*")) if not path.is_dir()]
+    return [path.as_posix() for path in files if "__pycache__" not in path.parts] or [target]
+
+
+def _refuse_absent(folder: Path) -> None:
+    if not (folder / CONTRACT).is_file():
+        raise InputError(f"{printable(folder)} holds no {CONTRACT}. Allowed: a folder that `limbeck export` wrote.")
 
 
 # ---------------------------------------------------------------- the card

@@ -21,20 +21,23 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from limbeck import blueprints, spaces, storage
+from limbeck import blueprints, layerfiles, spaces, storage
 from limbeck.contracts import (
+    Array,
     Artifact,
     Blueprint,
-    Floats,
     Head,
     Layer,
     Parallel,
     Policy,
+    Quantised,
+    Readout,
     Shared,
     Sparse,
     Tree,
     memory_of,
 )
+from limbeck.contracts.quantised import storage_bits
 from limbeck.errors import InputError
 from limbeck.exporters.contract import Contract, check_exportable, input_layout
 from limbeck.exporters.onefile import policy as pythonpolicy
@@ -88,21 +91,18 @@ class Policy(Player):
     """The player with this file's policy."""
 
     def __init__(self) -> None:
-        numbers, arrays, at = np.frombuffer(base64.b64decode(WEIGHTS), "<f4").astype(np.float32), {}, 0
-        for name, shape in DESCRIBED["arrays"]:
-            arrays[name] = numbers[at : at + math.prod(shape)].reshape(shape)
-            at += math.prod(shape)
-        super().__init__(DESCRIBED, arrays)
+        super().__init__(DESCRIBED, stored(DESCRIBED["arrays"], base64.b64decode(WEIGHTS)))
 '''
 
 
 def generate(blueprint: Blueprint) -> str:
     """The text of policy.py, ASCII."""
-    arrays: dict[str, Floats] = {}
+    arrays: dict[str, Array] = {}
     described = _described(blueprint, arrays)
-    described["arrays"] = [(name, list(array.shape)) for name, array in arrays.items()]
-    numbers = np.concatenate([np.asarray(a, "<f4").reshape(-1) for a in arrays.values()])
-    packed = textwrap.wrap(base64.b64encode(numbers.tobytes()).decode(), 110)
+    little = {name: array.astype(array.dtype.newbyteorder("<"), copy=False) for name, array in arrays.items()}
+    described["arrays"] = [(name, list(array.shape), array.dtype.str) for name, array in little.items()]
+    content = b"".join(array.tobytes() for array in little.values())
+    packed = textwrap.wrap(base64.b64encode(content).decode(), 110)
     weights = "WEIGHTS = (\n" + "".join(f'    "{line}"\n' for line in packed) + ")\n"
     code = _code(blueprint)
     parts = [_HEAD % " = ".join(code.undefined_words), *code.parts, *code.replaced.values()]
@@ -119,7 +119,8 @@ def _code(blueprint: Blueprint) -> Excerpt:
     code = Excerpt({"_APPLY": f"_APPLY = {{{rows}}}"})
     for name in used.values():
         code.add(reference.__name__, name)
-    code.add(pythonpolicy.__name__, "Player")
+    for name in ("Player", "stored"):
+        code.add(pythonpolicy.__name__, name)
     return code
 
 
@@ -146,7 +147,7 @@ def _literal(value: Any) -> str:
 # ---------------------------------------------------------------- describing
 
 
-def _described(blueprint: Blueprint, arrays: dict[str, Floats]) -> dict[str, Any]:
+def _described(blueprint: Blueprint, arrays: dict[str, Array]) -> dict[str, Any]:
     spec, view, norm = blueprint.spec, blueprint.view, blueprint.normaliser
     width = spaces.flat_size(spec.observation_space, view)
     memory = {"history": (view.history - 1) * width} if view.history > 1 else {}
@@ -170,8 +171,10 @@ def _described(blueprint: Blueprint, arrays: dict[str, Floats]) -> dict[str, Any
     }
 
 
-def _layer(layer: Layer, place: str, arrays: dict[str, Floats]) -> dict[str, Any]:
+def _layer(layer: Layer, place: str, arrays: dict[str, Array]) -> dict[str, Any]:
     described: dict[str, Any] = {"kind": layer.kind}
+    if isinstance(layer, Quantised | Readout):
+        return described | _narrow(layer, place, arrays)
     stored = {f.name: getattr(layer, f.name) for f in fields(layer)}
     if isinstance(layer, (Tree, Sparse)):
         described |= {"sums": layer.terms.place.tolist(), "filled": layer.terms.filled}
@@ -195,6 +198,16 @@ def _layer(layer: Layer, place: str, arrays: dict[str, Floats]) -> dict[str, Any
         else:
             described[name] = value
     return {**described, "arrays": [n for n in stored if f"{place}.{n}" in arrays]}
+
+
+def _narrow(layer: Quantised | Readout, place: str, arrays: dict[str, Array]) -> dict[str, Any]:
+    """Whole numbers in the bits they need, as a policy's own file holds them."""
+    made: dict[str, Array] = {}
+    (stored,) = layerfiles.to_arrays("", (layer,), made)
+    named = {name.rpartition(".")[2]: array for name, array in made.items()}
+    arrays |= {f"{place}.{name}": array for name, array in named.items()}
+    described = {key: value for key, value in stored.items() if key != "type"} | {"arrays": list(named)}
+    return described | ({"packed": storage_bits(layer.width)} if "inputs" in stored else {})
 
 
 def _head(head: Head) -> dict[str, Any]:

@@ -77,6 +77,15 @@ def compare(golden: Golden, policy: Policy) -> Comparison:
     return Comparison(worst, float(same.mean()), worst <= TOLERANCE and bool(excused.all()))
 
 
+def replayed(golden: Golden, target: str, policy: Policy, folder: Path) -> tuple[Comparison, str]:
+    """A target's policy on the golden rows, and what to say of it; one of a lossy target on its own answers in `folder`."""
+    note = f"{golden.rows} golden rows"
+    if target not in LOSSY:
+        return compare(golden, policy), note
+    wanted = own(golden, folder)
+    return compare(wanted, policy), f"{note}; {distance(golden, wanted, policy.head)}"
+
+
 def _same_actions(head: Head, golden: Golden, actions: Array) -> NDArray[np.bool_]:
     given, wanted = (a.reshape(golden.rows, -1).astype(np.float64) for a in (actions, golden.actions))
     if head.discrete:

@@ -101,6 +101,14 @@ def missing() -> str:
     return "" if there else 'no stable-baselines3: pip install "limbeck[sb3]"'
 
 
+def unfit(blueprint: Blueprint) -> str:
+    try:
+        _dense(blueprint)
+    except InputError as error:
+        return str(error).removesuffix(".")
+    return ""
+
+
 def _library() -> Any:
     try:
         import stable_baselines3

@@ -131,15 +131,16 @@ def generation_seeds(field: Field, number: int) -> list[int]:
 
 
 def centred_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks scaled to [-1/2, 1/2], ties sharing their mean rank, in the shape of `values`.
+    """Ranks scaled to [-1/2, 1/2], ties sharing their mean rank, in the shape of `values`; NaN where any value is.
 
     >>> centred_ranks(np.array([3.0, 1.0, 2.0])).tolist()
     [0.5, -0.5, 0.0]
     """
-    from scipy.stats import rankdata
-
-    ranks = rankdata(values, axis=None).reshape(values.shape)
-    return (ranks - 1) / max(values.size - 1, 1) - 0.5
+    if np.isnan(values).any():  # has no rank, and must not pass for the best
+        return np.full(values.shape, np.nan)
+    _, place, count = np.unique(values.ravel(), return_inverse=True, return_counts=True)
+    before = (count.cumsum() - (count + 1) / 2)[place].reshape(values.shape)  # rank - 1
+    return before / max(values.size - 1, 1) - 0.5
 
 
 def _ascend(search: Search, gradient: Floats, field: Field) -> Search:

@@ -50,6 +50,17 @@ def _pole(*names: str) -> Shift:
     return shift
 
 
+def _links(mass: float, length: float) -> Shift:
+    """Acrobot's two links, whose moments of inertia are a constant of their own: they go with m l^2."""
+
+    def shift(env: Any, level: float) -> None:
+        _times("LINK_MASS_1", "LINK_MASS_2")(env, level**mass)
+        _times("LINK_LENGTH_1", "LINK_LENGTH_2", "LINK_COM_POS_1", "LINK_COM_POS_2")(env, level**length)
+        _times("LINK_MOI")(env, level ** (mass + 2 * length))
+
+    return shift
+
+
 def _wind(env: Any, level: float) -> None:
     """LunarLander's own wind, turned on; its turbulence stays as it was set."""
     env.enable_wind, env.wind_power = True, level
@@ -80,9 +91,7 @@ FAMILIES: dict[str, Mapping[str, Shift]] = {  # name of a class that the environ
     "PendulumEnv": {"gravity": _times("g"), "mass": _times("m"), "length": _times("l")},
     "MountainCarEnv": {"gravity": _times("gravity"), "force": _times("force")},
     "Continuous_MountainCarEnv": {"force": _times("power")},
-    "AcrobotEnv": {
-        "mass": _times("LINK_MASS_1", "LINK_MASS_2"), "length": _times("LINK_LENGTH_1", "LINK_COM_POS_1"),
-    },
+    "AcrobotEnv": {"mass": _links(1, 0), "length": _links(0, 1)},
     "MujocoEnv": {
         "gravity": _falls, "mass": _model("body_mass", "body_inertia"), "friction": _model("geom_friction"),
     },

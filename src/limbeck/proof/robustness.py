@@ -1,6 +1,11 @@
 """The robustness suite: teacher and student under the same disturbances, on the same seeds.
 
 What is measured here is measured, not proved: the levels are many, the episodes few, the intervals 95 % each.
+
+What a return is worth is told by random play. Another world (`dynamics`) is another scale, so random play is played
+anew in it. Noise, dropped frames and attacks cannot reach a player that does not look. Delay and stickiness reach its
+actions, but the world stays the same one: uniform actions that come late are uniform actions, and those that stick are
+only another way of playing blindly. There random play as the environment is remains the floor, one for all levels.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import numpy as np
 
 from limbeck import rollout
 from limbeck.contracts import Episodes, Mode, Policy, Stressed, Task
-from limbeck.proof import disturbances
+from limbeck.proof import disturbances, dynamics
 from limbeck.proof.attacks import Attacked
 from limbeck.proof.disturbances import DISTURBANCES, Spread, Spreads
 from limbeck.proof.eprocess import Reals
@@ -40,7 +45,7 @@ class Ground:
     """Undisturbed play, from which everything else is told."""
 
     row: Stressed
-    random: Reals  # [N] returns of random play
+    random: Reals  # [N] returns of random play, the floor wherever the world is the same
     spread: Spread  # of the observation along the teacher's episodes
 
 
@@ -61,18 +66,23 @@ def ground(pair: Pair) -> Ground:
     spreads = Spreads(pair.task.spec)
     teacher = _played(pair, pair.task, pair.teacher, pair.mode, lambda frame: spreads.see(frame.obs, frame.alive))
     student = _played(pair, pair.task, pair.student, "greedy")
-    random = rollout.play(None, pair.task, pair.seeds, mode="uniform", run_seed=pair.run_seed)
+    random = _blindly(pair, pair.task)
     row = _row(pair, (NONE, 0.0), student, teacher, random.returns, random.env_steps)
     return Ground(row, random.returns, spreads.spread())
 
 
 def stressed(pair: Pair, base: Ground, wanted: Sequence[tuple[str, float]]) -> Iterator[Stressed]:
-    """One row after another: both play the same seeds under the same draws, each attacked for itself."""
+    """One row after another: both play the same seeds under the same draws, each attacked for itself; where the world
+    is another, so does random play, and the row bills it."""
     for name, level in wanted:
         task = disturbances.disturbed(name, level, pair.task, base.spread, pair.run_seed)
         student, teacher = (_facing(who, name, level, base.spread) for who in (pair.student, pair.teacher))
         played = _played(pair, task, student, "greedy"), _played(pair, task, teacher, pair.mode)
-        yield _row(pair, (name, level), *played, base.random)
+        if name in dynamics.SHIFTS:
+            random = _blindly(pair, task)
+            yield _row(pair, (name, level), *played, random.returns, random.env_steps)
+        else:
+            yield _row(pair, (name, level), *played, base.random)
 
 
 def kept(row: Stressed) -> str:
@@ -98,6 +108,10 @@ def _played(
     return rollout.play(policy, task, pair.seeds, mode=mode, run_seed=pair.run_seed, watch=watch)
 
 
+def _blindly(pair: Pair, task: Task) -> Episodes:
+    return rollout.play(None, task, pair.seeds, mode="uniform", run_seed=pair.run_seed)
+
+
 def _row(
     pair: Pair, case: tuple[str, float], student: Episodes, teacher: Episodes, random: Reals, more_steps: int = 0
 ) -> Stressed:
@@ -107,5 +121,5 @@ def _row(
     unit = UNDISTURBED if name == NONE else DISTURBANCES[name].unit
     return Stressed(
         name, level, unit, float(teacher.returns.mean()), float(student.returns.mean()), retention(triples), low, high,
-        len(triples), student.env_steps + teacher.env_steps + more_steps,
+        len(triples), student.env_steps + teacher.env_steps + more_steps, pair.run_seed,
     )  # fmt: skip

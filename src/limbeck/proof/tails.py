@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.special import betaln
 
+from limbeck import seeding
 from limbeck.contracts import Proof, Rate
 from limbeck.errors import InputError
 from limbeck.proof import comparing
@@ -30,6 +31,7 @@ ANYTIME = "order statistics, anytime-valid"
 NEEDS = "needs {} episodes"  # stands where there are too few for a number
 RESAMPLES = 1000
 SUPERIOR = "betting, anytime-valid"
+PAIRED = "paired bootstrap"
 
 
 def log_mixture(k: Reals | float, episodes: int, share: float) -> Reals:
@@ -79,28 +81,52 @@ def worst(returns: Sequence[float] | Reals, share: float, alpha: float = ALPHA) 
     return Rate(float(ordered[place]), float(ordered[least - 1]), high, count, ANYTIME)
 
 
+MEASURES = ("iqm", "teacher iqm", "improvement")
+
+
+def _measures(table: Reals) -> Reals:
+    """[3, r] MEASURES of returns [3, r, N] of student, teacher and random play; NaN where the teacher gains nothing."""
+    student, teacher, random = table
+    floor = random.mean(axis=1)
+    gain = teacher.mean(axis=1) - floor
+    scale = np.where(gain > 0, gain, np.nan)
+    middle = [(comparing.iqm(returns[..., None]) - floor) / scale for returns in (student, teacher)]
+    better = [comparing.improvement(x[:, None], y[:, None]) for x, y in zip(student, teacher, strict=True)]
+    return np.stack([*middle, np.array(better)])
+
+
+def _drawn(table: Reals, run_seed: int) -> Iterator[Reals]:
+    """[3, r] MEASURES of resampled episodes, in parts that fit into memory."""
+    count = table.shape[1]
+    rng = seeding.generator(run_seed, "compare", RESAMPLES, count)
+    largest = max(1, comparing.AT_ONCE // (3 * count))
+    for begin in range(0, RESAMPLES, largest):
+        yield _measures(table[:, rng.integers(count, size=(min(largest, RESAMPLES - begin), count))])
+
+
 def tails_of(found: Proof, run_seed: int = 0) -> dict[str, Rate]:
     """What a proof's episodes say beside its verdict, none of it part of the claim.
 
-    iqm, teacher iqm   interquartile mean of (G - mean G_R) / (mean G_T - mean G_R) over episodes (95 % bootstrap)
-    improvement        probability that an episode of the student returns more than another of the teacher (95 % bootstrap)
+    iqm, teacher iqm   interquartile mean of (G - mean G_R) / (mean G_T - mean G_R) over episodes
+    improvement        probability that an episode of the student returns more than another of the teacher
+                       (95 % percentile bootstrap: whole episodes are drawn anew, student, teacher and random play
+                       together, so both means of the scale vary as the numerator does)
     worst 5 %, worst 1 %, teacher worst ...    quantiles of the return, anytime-valid at 95 %
     superior           retention with its anytime-valid lower bound, where that bound reaches 1: better than the teacher
     """
     if not found.episodes:
         return {}
-    student, teacher, random = (
-        np.asarray(column, np.float64)[:, None]
-        for column in (found.student_returns, found.teacher_returns, found.random_returns)
-    )
-    rates: dict[str, Rate] = {}
-    gain = float(teacher.mean() - random.mean())
-    if gain > 0:
-        for key, returns in (("iqm", student), ("teacher iqm", teacher)):
-            rates[key] = comparing.rate((returns - random.mean()) / gain, comparing.iqm, run_seed, RESAMPLES)
-    rates["improvement"] = comparing.improvement_rate(student, teacher, run_seed, RESAMPLES)
+    table = np.array([found.student_returns, found.teacher_returns, found.random_returns], np.float64)
+    student, teacher, _ = table
+    values = _measures(table[:, None])[:, 0]
+    low, high = np.quantile(np.concatenate(list(_drawn(table, run_seed)), axis=1), (0.025, 0.975), axis=1)
+    rates = {
+        key: Rate(float(values[i]), float(low[i]), float(high[i]), found.episodes, PAIRED)
+        for i, key in enumerate(MEASURES)
+        if math.isfinite(values[i])
+    }
     for key, share in SHARES.items():
-        rates[key], rates[f"teacher {key}"] = worst(student[:, 0], share), worst(teacher[:, 0], share)
+        rates[key], rates[f"teacher {key}"] = worst(student, share), worst(teacher, share)
     if found.retention_low >= 1:
         rates["superior"] = Rate(found.retention, found.retention_low, math.inf, found.episodes, SUPERIOR)
     return rates

@@ -131,7 +131,8 @@ def _verdict(result: RunResult, member: MemberReport) -> str:
         return f"A student of {words.count(member.parameters)} numbers; no proof was played with it."
     share, sure = words.percent(proof.retain), words.percent(1 - proof.alpha)
     if proof.verdict == "proved":
-        return f"Proved to keep at least {share} of its teacher's return over random play, with {sure} confidence over {words.plural(proof.episodes, 'episode')}."
+        claim = f"keep at least {share} of its teacher's return over random play" if proof.retain < 1 else words.claim(proof.retain, "keep", "be")  # fmt: skip
+        return f"Proved to {claim}, with {sure} confidence over {words.plural(proof.episodes, 'episode')}."
     return f"Not proved to keep {share} of its teacher ({proof.verdict} after {words.plural(proof.episodes, 'episode')}): {plain(proof.reason)}."
 
 

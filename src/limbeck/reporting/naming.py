@@ -31,13 +31,22 @@ _ACTIONS = {
 }
 
 
+def known_names(task: str) -> tuple[Sequence[str], Sequence[str]]:
+    """What the numbers of a task's observation, and its actions, are called; empty where nobody has said.
+
+    >>> known_names("MountainCar-v0"), known_names("MountainCarContinuous-v0")[1]
+    ((('position', 'velocity'), ('push left', 'nothing', 'push right')), ())
+    """
+    return _OBSERVATIONS.get(_family(task), ()), _ACTIONS.get(_family(task), ())
+
+
 def observation_names(task: str, count: int) -> list[str]:
     """Names of a flat observation of `count` numbers.
 
     >>> observation_names("CartPole-v1", 4)[2], observation_names("Unknown-v0", 2)
     ('pole angle', ['x[0]', 'x[1]'])
     """
-    known = _OBSERVATIONS.get(_family(task), ())
+    known = known_names(task)[0]
     return list(known) if len(known) == count else [f"x[{i}]" for i in range(count)]
 
 
@@ -47,7 +56,7 @@ def action_name(task: str, action: str) -> str:
     >>> action_name("LunarLander-v3", "2"), action_name("Pendulum-v1", "0.5")
     ('main engine', '0.5')
     """
-    known = _ACTIONS.get(_family(task), ())
+    known = known_names(task)[1]
     return known[int(action)] if action.isdigit() and int(action) < len(known) else action
 
 

@@ -14,7 +14,20 @@ from typing import Any
 from limbeck import storage
 from limbeck.contracts import MemberReport, RunResult
 from limbeck.errors import InputError, StorageError, printable
-from limbeck.reporting import background, canvas, card, curves, evidence, figures, galleries, members, svg, table, words
+from limbeck.reporting import (
+    background,
+    canvas,
+    card,
+    curves,
+    evidence,
+    figures,
+    galleries,
+    members,
+    profiles,
+    svg,
+    table,
+    words,
+)
 from limbeck.reporting.reading import load_result
 
 PAGE = "report.html"
@@ -200,6 +213,7 @@ def _draw(result: RunResult, metrics: Sequence[canvas.Row]) -> tuple[dict[str, s
         "loss": curves.loss_curves(metrics),
         "race": curves.race_curves(result, metrics),
         "polish": curves.polish_curves(result, metrics),
+        "profile": profiles.profile(result),
     }
     for index, member in enumerate(result.members):
         if member.proof is not None and member.proof.episodes:

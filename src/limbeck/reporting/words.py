@@ -27,8 +27,8 @@ def headline(result: RunResult) -> str:
     if smallest := smallest_proved(result):
         member, proof = smallest
         return (
-            f"The {count(member.parameters)}-number student {public(member.name, 60)} keeps at least {percent(proof.retain)} "
-            f"of the teacher on {task}: proved with {percent(1 - proof.alpha)} confidence over {plural(proof.episodes, 'episode')}."
+            f"The {count(member.parameters)}-number student {public(member.name, 60)} {claim(proof.retain, 'keeps', 'is')} "
+            f"on {task}: proved with {percent(1 - proof.alpha)} confidence over {plural(proof.episodes, 'episode')}."
         )
     if best := closest(result):
         member, proof = best
@@ -42,12 +42,24 @@ def headline(result: RunResult) -> str:
             "the one student tested was not shown" if tested == 1 else f"none of the {tested} students tested was shown"
         )
         return (
-            f"Nothing is proved on {task}: {who} to keep {percent(result.retain)} of the teacher. The closest, {public(member.name, 60)}, "
+            f"Nothing is proved on {task}: {who} to {claim(result.retain, 'keep', 'be')}. The closest, {public(member.name, 60)}, "
             f"kept {percent(proof.retention)} in {plural(proof.episodes, 'episode')} (lower bound {percent_down(proof.retention_low)})."
         )
     if result.members:
         return f"Nothing is proved on {task}: {plural(len(result.members), 'student')} trained, no proof played."
     return f"Nothing is proved on {task}: no student was finished."
+
+
+def claim(retain: float, keeps: str = "keeps", is_: str = "is") -> str:
+    """What is proved at that retention. At 1 random play drops out: the student's mean is above the teacher's.
+
+    >>> claim(0.95), claim(1.0), claim(1.1, "keep", "be")
+    ('keeps at least 95 % of the teacher', 'is better than the teacher', 'be better than the teacher by at least 10 % of its gain over random play')
+    """
+    if retain < 1:
+        return f"{keeps} at least {percent(retain)} of the teacher"
+    gain = f" by at least {percent(retain - 1)} of its gain over random play" if retain > 1 else ""
+    return f"{is_} better than the teacher{gain}"
 
 
 def smallest_proved(result: RunResult) -> tuple[MemberReport, Proof] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,13 @@ from limbeck.errors import InputError, printable
 def load(path: Path, spec: Spec, head: Head) -> PythonPolicy:
     """The policy.py of an artefact."""
     return PythonPolicy(_imported(path), spec, head)
+
+
+class _Uncached(SourceFileLoader):
+    """Reads and writes no __pycache__: of what lies there the checksums of an artefact say nothing."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 class PythonPolicy:
@@ -38,7 +47,8 @@ class PythonPolicy:
 
 def _imported(path: Path) -> Any:
     """The file as a module that `import` does not find, so that two of them do not meet."""
-    spec = importlib.util.spec_from_file_location("limbeck_exported_policy", path)
+    name = "limbeck_exported_policy"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
     if not path.is_file() or spec is None or spec.loader is None:
         raise InputError(f"{printable(path)} is no Python file. Export the policy again.")
     module = importlib.util.module_from_spec(spec)

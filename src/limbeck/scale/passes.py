@@ -19,7 +19,7 @@ from limbeck import blueprints, identity, runs, storage
 from limbeck.contracts import Bill
 from limbeck.reporting.reading import build
 from limbeck.runs import Run
-from limbeck.scale.space import BYTES, Method, Space
+from limbeck.scale.space import Method, Space
 from limbeck.stages import blindness, choosing, learn
 from limbeck.stages.choosing import Chosen
 from limbeck.stages.scene import Scene
@@ -198,7 +198,7 @@ def _scores(one: Scene, family: Family, last: bool) -> tuple[Mapping[str, float]
 
 
 def _size(family: Family, name: str, one: Scene) -> int:
-    return BYTES * blueprints.fold(family.blueprint(name, one.task.name)).parameters
+    return blueprints.stored_bytes(blueprints.fold(family.blueprint(name, one.task.name)))
 
 
 def _polished(

@@ -36,7 +36,6 @@ USUAL = (
     "gaussian_nll",
 )  # as far as they
 # fit the teacher: they need nothing but its rows, so no pass pays for more than play
-BYTES = 4  # of a number
 Driver = Literal["student", "teacher", "beta", "trb"]
 Sizes = dict[Route, tuple[str, int]]  # path of choices -> spec, bytes
 
@@ -134,7 +133,7 @@ class Space:
                 if refused:
                     self.why.setdefault(str(path[0][1]), refused)
                 else:
-                    found[path] = (spec, BYTES * _blueprint(self.task, port, spec).parameters)
+                    found[path] = (spec, blueprints.stored_bytes(_blueprint(self.task, port, spec)))
             self.known[key] = found
         return self.known[key]
 
@@ -283,7 +282,7 @@ def _refuse_impossible(space: Space) -> None:
     most = space.settings.max_bytes
     if most is not None and smallest > most:
         raise InputError(
-            f"no student of the search fits into {most:,} bytes; the smallest, {spec}, has {smallest:,} ({smallest // BYTES:,} numbers of {BYTES} bytes). "
+            f"no student of the search fits into {most:,} bytes; the smallest, {spec}, has {smallest:,}. "
             f"Allow {smallest:,} bytes or more, or other students with --students."
         )
 

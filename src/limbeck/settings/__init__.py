@@ -136,12 +136,31 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
 
 
 def _steps(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The steps of `compress` as words: {prune: 0.5} is "prune 0.5"; anything else is left for the checks."""
-    given = values.get("compress")
-    if not isinstance(given, (list, tuple)):
+    """The steps of `compress` as words: {prune: 0.5} is "prune 0.5"."""
+    if "compress" not in values:
         return {}
-    one = [next(iter(step.items())) if isinstance(step, Mapping) and len(step) == 1 else step for step in given]
-    return {"compress": tuple(f"{step[0]} {step[1]}" if isinstance(step, tuple) else step for step in one)}
+    given = values["compress"]
+    if not isinstance(given, (list, tuple)):
+        raise _no_step(given)
+    return {"compress": tuple(map(_words_of, given))}
+
+
+def _words_of(step: Any) -> str:
+    match step:
+        case str():
+            return step
+        case Mapping() if len(step) == 1:
+            ((kind, value),) = step.items()
+            if isinstance(kind, str) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+                return f"{kind} {value}"
+    raise _no_step(step)
+
+
+def _no_step(given: Any) -> InputError:
+    return InputError(
+        f"compress: {printable(given, 60)} is not understood. Allowed: a list of steps, each prune SHARE, low_rank RANK or "
+        "quantise WIDTH, such as compress: [prune: 0.5, quantise: int4]."
+    )
 
 
 def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -149,6 +168,8 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
 
     >>> with_options({"env": "CartPole-v1"}, ["collect.slots=8"])
     {'env': 'CartPole-v1', 'collect': {'slots': '8'}}
+    >>> with_options({}, ["compress=[prune: 0.5, quantise: int4]", "race.rounds=2,4"])
+    {'compress': ({'prune': 0.5}, {'quantise': 'int4'}), 'race': {'rounds': ('2', '4')}}
     """
     merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for option in options:
@@ -160,17 +181,28 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
             )
         if len(parts) == 2 and parts[0] not in _stages():
             raise unknown("stage", parts[0], _stages())
-        parsed: Any = (
-            tuple(v for v in value.split(",") if v)
-            if _is_tuple(parts)
-            else (None if value.lower() == "none" else value)
-        )
+        parsed: Any = _several(path, value) if _is_tuple(parts) else (None if value.lower() == "none" else value)
         if len(parts) == 1:
             merged[path] = parsed
         else:
             stage = merged.get(parts[0])
             merged[parts[0]] = {**(stage if isinstance(stage, dict) else {}), parts[1]: parsed}
     return merged
+
+
+def _several(path: str, text: str) -> tuple[Any, ...]:
+    """A,B or, as a recipe has it, [A, B]."""
+    if not text.strip().startswith("["):
+        return tuple(v for v in text.split(",") if v)
+    import yaml
+
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list):
+        raise InputError(f"option {path}={printable(text)} is no list. Allowed: A,B or, as in a recipe, [A, B].")
+    return tuple(values)
 
 
 def _stages() -> list[str]:

@@ -192,7 +192,7 @@ class SearchSettings:
     keep: float = 0.5  # share of a pass that goes on to its next rung
     sampler: str = "TPESampler"  # as Optuna names it
     storage: str = "journal"  # or sqlite:///FILE
-    max_bytes: int | None = None  # of a candidate's weights, 4 bytes a number
+    max_bytes: int | None = None  # of a candidate's weights as they are stored
     max_latency: float | None = None  # seconds, median of one step of its compiled C
     env_steps: int | None = None  # of all passes together; proofs are apart
     students: tuple[str, ...] = ()  # linear, mlp:*, gru:*, cnn:* or exact students; (): what the observation asks for

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from limbeck import imitation, runs
+from limbeck import imitation, runs, storage
 from limbeck.contracts import Floats, Task, Teacher
 from limbeck.dataset import open_dataset
 from limbeck.errors import InputError, nearest, printable
 from limbeck.imitation import Table
+from limbeck.runs import Run
 from limbeck.settings import Recipe
 from limbeck.stages import choosing, driving, learn, rollouts
 from limbeck.stages.choosing import Chosen
@@ -199,8 +201,10 @@ def compress(here: Scene, family: Family, chosen: Sequence[Chosen], done: Progre
             here.run.tell("compress", f"{name} is left as it is: {why}")
             continue
         lines.append(_Line(one, family.stack_of(name), family.row(name)))
-    for name in set(recipe.compression.members) - {line.one.member.name for line in lines}:
-        here.run.tell("compress", f"{name} was not chosen, so it is not compressed")
+    compressed = {line.one.member.name for line in lines}
+    for name in dict.fromkeys(recipe.compression.members):  # in the recipe's order
+        if name not in compressed:
+            here.run.tell("compress", f"{name} was not chosen, so it is not compressed")
     if not lines:
         return list(chosen), done
     table, done = _table(here, family, done)
@@ -245,8 +249,8 @@ def _one_step(
 
     record = run.record(stage, compute)
     found = runs.load_checkpoint(run.folder, stage, run.tell)
-    if found is None:  # the record stands, its checkpoint is damaged: the same again
-        compute()
+    if found is None:  # the record stands, its checkpoint is damaged: the same again, and both on the bill
+        record = _again(run, stage, record, compute)
         found = runs.load_checkpoint(run.folder, stage, run.tell)
     assert found is not None
     made = []
@@ -264,6 +268,16 @@ def _one_step(
         gradient_steps=done.gradient_steps + int(record["gradient_steps"]),
         race_steps=done.race_steps + int(record["race_steps"]),
     )
+
+
+def _again(run: Run, stage: str, record: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The record of a step that is computed a second time: what both cost."""
+    begin = time.perf_counter()
+    made = {**compute(), "seconds": time.perf_counter() - begin}
+    spent = {key: made[key] + record[key] for key in ("race_steps", "gradient_steps", "seconds")}
+    value: dict[str, Any] = storage.plain({**made, **spent})
+    storage.write_json(run.folder / "records" / f"{stage}.json", value)
+    return value
 
 
 def _next(member: MemberSpec, step: Step) -> MemberSpec:

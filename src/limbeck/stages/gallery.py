@@ -3,6 +3,7 @@
 The student plays a few episodes on seeds of their own while the teacher is asked about every state. What a step costs is
 the teacher's own judgement where there is one (`stages.critics`), else a divergence. The chosen states are then visited
 again with a camera: a pure function of the seeds, so the same states return, and where they do not, nothing is shown.
+A drawing that fails ends the pictures, not the play.
 """
 
 from __future__ import annotations
@@ -179,6 +180,17 @@ def _costliest(found: Sequence[Seen], count: int) -> list[Seen]:
 
 
 @dataclass
+class Film:
+    """What a camera found."""
+
+    wanted: set[int]  # steps
+    frames: dict[int, video.Picture] = field(default_factory=dict)
+    steps: int = 0  # begun, also one that the environment broke off
+    cameras: int = 0
+    broken: str = ""  # why there are no more pictures
+
+
+@dataclass
 class Visit:
     """Plays chosen episodes again up to the chosen states, with a camera where the task can draw."""
 
@@ -211,7 +223,7 @@ class Visit:
         self, episode: int, seed: int, states: Mapping[int, Seen]
     ) -> tuple[dict[int, tuple[Observation, video.Picture | None]], int]:
         """step -> (observation, picture) of the states that came back, and the steps taken."""
-        frames: dict[int, video.Picture] = {}
+        film = Film(set(states))
         found: dict[int, Observation] = {}
         steps = itertools.count()
 
@@ -226,14 +238,26 @@ class Visit:
             ).env_steps  # fmt: skip
 
         try:
-            played = play(filmed(self.task, frames, set(states)))
-        except (video.CannotDraw, EnvironmentFault) as error:
-            self.reason = str(error)
-            frames.clear()
+            taken = play(self._filmed(film))
+        except EnvironmentFault as error:
+            if not film.cameras:
+                raise
+            self.reason = f"with a camera, {error}"
+            film.frames.clear()
             found.clear()
             steps = itertools.count()
-            played = play(self.task)
-        return {step: (obs, frames.get(step)) for step, obs in found.items()}, played
+            taken = film.steps + play(self.task)
+        self.reason = self.reason or film.broken
+        return {step: (obs, film.frames.get(step)) for step, obs in found.items()}, taken
+
+    def _filmed(self, film: Film) -> Task:
+        """The task with a camera, until one could not draw."""
+        if not self.reason:
+            try:
+                return filmed(self.task, film)
+            except video.CannotDraw as error:
+                self.reason = str(error)
+        return self.task
 
     def _store(self, number: int, picture: video.Picture | None) -> str:
         """Name of the picture's file inside the run, "" where there is none."""
@@ -257,9 +281,10 @@ class Visit:
 class Lens(gym.Wrapper[Any, Any, Any, Any]):
     """Takes a picture of the first episode before the wanted steps."""
 
-    def __init__(self, env: gym.Env[Any, Any], frames: dict[int, video.Picture], wanted: set[int]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], film: Film) -> None:
         super().__init__(env)
-        self._frames, self._wanted, self._step = frames, wanted, -1
+        self._film, self._step = film, -1
+        film.cameras += 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         first = self.env.reset(seed=seed, options=options)
@@ -268,21 +293,30 @@ class Lens(gym.Wrapper[Any, Any, Any, Any]):
         return first
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._film.steps += 1
         told = self.env.step(action)
         self._look()
         return told
 
     def _look(self) -> None:
         self._step += 1
-        if self._step in self._wanted and self._step not in self._frames:
-            self._frames[self._step] = video.frame_of(self.env)
+        film = self._film
+        if film.broken or self._step not in film.wanted or self._step in film.frames:
+            return
+        try:
+            film.frames[self._step] = video.frame_of(self.env)
+        except video.CannotDraw as error:
+            film.broken = str(error)
+        except Exception as error:  # any environment may fail to draw in its own way; the words reach the page
+            film.broken = f"the environment cannot draw: {type(error).__name__} {printable(error)}"
 
 
-def filmed(task: Task, frames: dict[int, video.Picture], wanted: set[int]) -> Task:
-    """The task with a camera around its environment, which fills `frames`. Raises CannotDraw."""
+def filmed(task: Task, film: Film) -> Task:
+    """The task with a camera around its environment, which fills `film`. Raises CannotDraw."""
     if not isinstance(task, tasks.EnvTask):
         raise video.CannotDraw(f"{printable(task.name)} is not made of single environments that could be drawn")
-    return replace(task, make=lambda: Lens(video.drawing_env(task), frames, wanted), pool=None)
+    video.drawing_env(task).close()  # what cannot be made to draw is told apart from a play that breaks
+    return replace(task, make=lambda: Lens(video.drawing_env(task), film), pool=None)
 
 
 def _told(seen: Seen, seed: int, unit: str, file: str) -> Disagreement:

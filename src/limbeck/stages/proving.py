@@ -1,4 +1,7 @@
-"""The verdicts of a family: each artefact plays for itself, largest to smallest; what cannot be proved is measured."""
+"""The verdicts of a family: each artefact plays for itself, largest to smallest; what cannot be proved is measured.
+
+What `compress` made does not wait for the others: each of its members is proved, whatever became of the ones before.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class Proved:
 
 
 def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]]) -> Proved:
-    """Largest to smallest, each at full alpha, until the first that is not proved; the artefact takes the actions."""
+    """All `sequences`, each member at full alpha, until the first of each that is not proved; the artefact takes the actions."""
     run, settings = here.run, here.run.recipe.prove
     if (why := unprovable(here)) is not None:
         return _measured(here, chosen, artifacts, why)
@@ -73,23 +76,45 @@ def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequenc
     proofs: dict[str, Proof] = {}
     notes: dict[str, dict[str, str]] = {}
     latencies: dict[str, dict[str, Latency]] = {}
-    steps, going = 0, True
-    for one in chosen:
-        name = one.member.name
-        if going:
-            record = run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts[name], bounds))
-            proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
-            steps += record["env_steps"]
-            going = proofs[name].verdict == "proved"
-            _tell_verdict(here, proofs[name])
-            _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
-            for target, own in record.get("others", {}).items():
-                _write_once(run.folder / "proofs" / f"{name}.{target}.json", build(Proof, own, "proof"))
-        else:
-            run.tell("prove", f"{name}: not tested, the sequence stops at the first member that is not proved")
-        timed = run.record(f"latency-{name}", partial(_latency, one, artifacts[name]))
-        latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
+    steps, lines = 0, sequences(chosen)
+    if len(lines) > 1:
+        run.tell("prove", _several(len(lines) - 1, settings.alpha))
+    for line in lines:
+        going = True
+        for one in line:
+            name = one.member.name
+            if going:
+                record = run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts[name], bounds))
+                proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
+                steps += record["env_steps"]
+                going = proofs[name].verdict == "proved"
+                _tell_verdict(here, proofs[name])
+                _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
+                for target, own in record.get("others", {}).items():
+                    _write_once(run.folder / "proofs" / f"{name}.{target}.json", build(Proof, own, "proof"))
+            else:
+                run.tell("prove", f"{name}: not tested, the sequence stops at the first member that is not proved")
+            timed = run.record(f"latency-{name}", partial(_latency, one, artifacts[name]))
+            latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
     return Proved(proofs, latencies, notes, steps, fixed["env_steps"])
+
+
+def sequences(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
+    """What is tested one after the other: the plain members as they come, and each compressed one alone, by lineage.
+
+    The order is fixed before any proof, so each sequence makes a false claim with probability at most alpha (Maurer et al.
+    1995), and all S + 1 of them together with at most (S + 1) alpha (Bonferroni)."""
+    plain = [one for one in chosen if not one.lineage]
+    made = sorted((one for one in chosen if one.lineage), key=lambda one: (one.lineage[0], len(one.lineage)))
+    return [plain, *([one] for one in made)]
+
+
+def _several(made: int, alpha: float) -> str:
+    who = "the compressed member is" if made == 1 else f"the {made} compressed members are each"
+    return (
+        f"{who} proved whatever became of the members before: a claim is false with probability at most {alpha:g}, "
+        f"one or more of the family with at most {made + 1} x {alpha:g} = {min((made + 1) * alpha, 1):g}"
+    )
 
 
 def unprovable(here: Scene) -> Measured | None:

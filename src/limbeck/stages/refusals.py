@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from limbeck import exporters, losses, objective, spaces
 from limbeck.contracts import Task, Teacher
-from limbeck.errors import InputError, printable, unknown
+from limbeck.errors import InputError, printable
 from limbeck.exporters import sb3
 from limbeck.objective import Term
 from limbeck.reporting import trackers
@@ -22,7 +22,6 @@ from limbeck.tasks import RecordedTask
 from limbeck.teachers import verification
 from limbeck.teachers.demonstrations import DemonstratedPolicy
 
-COMPILERS = {"c"}  # targets that are written all the same where what runs them is missing
 STEPS_ALONE = (  # fields of `imitate` that trees and rules, which take no gradient steps, do not obey
     "stop", "keep_best", "priority", "shift", "weight_decay", "dropout", "adversarial", "average",
     "inherit", "freeze", "adapt", "assistant", "population",
@@ -54,14 +53,7 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
         _refuse_sb3(recipe, [member.architecture for member in members], port)
     for device in recipe.export.devices:
         firmware.board_of(device)
-    for target in recipe.export.targets:
-        if target not in exporters.targets():
-            raise unknown("target", target, exporters.targets())
-        missing = exporters.missing(target)
-        if missing and target not in COMPILERS:
-            raise InputError(
-                f"target {target} cannot be made here: {missing}. Install it, or choose --options export.targets=c."
-            )
+    exporters.require(recipe.export.targets)
 
 
 def _refuse_sb3(recipe: Recipe, architectures: Sequence[Architecture], port: Port) -> None:

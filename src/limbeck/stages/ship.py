@@ -81,7 +81,7 @@ def export(here: Scene, chosen: Sequence[Chosen]) -> dict[str, list[Artifact]]:
         folder = run.folder / "artifacts" / one.member.name
 
         def compute(one: Chosen = one, folder: Path = folder) -> dict[str, Any]:
-            made, steps = _exported(one.blueprint, here.task, folder, _fitting(here, one), here.seed, run.recipe.export.golden_steps,
+            made, steps = export_one(one.blueprint, here.task, folder, _fitting(here, one), here.seed, run.recipe.export.golden_steps,
                                     {"member": one.member.name, "teacher_sha256": here.teacher.info.sha256}, run.recipe.export.devices)  # fmt: skip
             return {
                 "artifacts": [replace(a, folder=a.folder.relative_to(run.folder)) for a in made],
@@ -111,14 +111,8 @@ def _fitting(here: Scene, one: Chosen) -> list[str]:
 
 
 def export_one(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[str], run_seed: int, golden_steps: int,
-               meta: Mapping[str, str], devices: Sequence[str] = ()) -> list[Artifact]:  # fmt: skip
-    """One policy to its targets, with golden sequences from states that it visits itself."""
-    return _exported(blueprint, task, folder, targets, run_seed, golden_steps, meta, devices)[0]
-
-
-def _exported(blueprint: Blueprint, task: Task, folder: Path, targets: Sequence[str], run_seed: int, golden_steps: int,
-              meta: Mapping[str, str], devices: Sequence[str]) -> tuple[list[Artifact], int]:  # fmt: skip
-    """The artefacts, and the environment steps of their golden sequences."""
+               meta: Mapping[str, str], devices: Sequence[str] = ()) -> tuple[list[Artifact], int]:  # fmt: skip
+    """One policy to its targets, with golden sequences from states that it visits itself, and their environment steps."""
     visited = golden.record(NumpyPolicy(blueprint), task, run_seed, golden_steps)
     made = exporters.export(blueprint, folder, targets, visited, meta)
     return [_measured(one, blueprint, visited, devices) for one in made], visited.env_steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from limbeck import seeding, storage
 from limbeck.contracts import Artifact, MemberReport, Mode, Policy, Stressed, Task
 from limbeck.errors import InputError, StorageError, printable
-from limbeck.proof.disturbances import DISTURBANCES, check
+from limbeck.proof.disturbances import DISTURBANCES, check, obstacle
 from limbeck.proof.robustness import Ground, Pair, cases, ground, kept, stressed
 from limbeck.reporting.reading import build
 from limbeck.runs import Tell
@@ -25,6 +25,22 @@ from limbeck.tasks import RecordedTask
 from limbeck.teachers.demonstrations import DemonstratedPolicy
 
 FOLDER = "stress"
+Case = tuple[str, float]  # disturbance, level
+
+
+@dataclass
+class Kept:
+    """What was played of one pair, as its file keeps it."""
+
+    base: Ground | None = None
+    rows: dict[Case, Stressed] = field(default_factory=dict)
+    billed: int = 0  # environment steps that are on the bill of the run
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of all that is kept."""
+        own = 0 if self.base is None else self.base.row.env_steps
+        return own + sum(row.env_steps for row in self.rows.values())
 
 
 def refuse(recipe: Recipe, task: Task, teacher: Policy) -> None:
@@ -32,6 +48,18 @@ def refuse(recipe: Recipe, task: Task, teacher: Policy) -> None:
     check(recipe.stress.disturbances)
     if recipe.stress.episodes:
         refuse_unplayable(task, teacher)
+        refuse_obstacles(recipe.stress.disturbances, task)
+
+
+def refuse_obstacles(names: Sequence[str], task: Task) -> None:
+    """Refuse disturbances that were asked for by name and cannot be played on this task."""
+    able = [name for name in DISTURBANCES if not obstacle(name, task)]
+    for name in names:
+        if name not in able:
+            raise InputError(
+                f"the disturbance {name!r} cannot be played on {printable(task.name)}: {obstacle(name, task)}. "
+                f"Allowed here: {', '.join(able) or 'none'}."
+            )
 
 
 def refuse_unplayable(task: Task, teacher: Policy) -> None:
@@ -59,7 +87,8 @@ def stress(
         pair = pair_of(player, here.teacher.policy, here.task, here.mode, settings.episodes, here.seed)
         claims = claims_of(here.run.folder, name, str(here.run.recipe.teacher_sha256), here.mode)
         path = path_of(here.run.folder, name, settings.episodes, here.seed)
-        rows = suite(pair, settings.disturbances, path, claims, here.run.tell)
+        rows, _ = suite(pair, settings.disturbances, path, claims, here.run.tell)
+        settle(path, claims)
         return {"stressed": rows, "stress_steps": sum(row.env_steps for row in rows)}
 
     record = here.run.record(f"stress-{name}", compute)
@@ -93,21 +122,30 @@ def pair_of(student: Policy, teacher: Policy, task: Task, mode: Mode, episodes: 
 
 def suite(
     pair: Pair, names: tuple[str, ...], path: Path | None, claims: Mapping[str, str], tell: Tell
-) -> list[Stressed]:
+) -> tuple[list[Stressed], int]:
     """The undisturbed row and those of the named disturbances (all for none), in their order; rows in `path` that were
-    made from the same policies are not played again."""
+    made from the same policies are not played again. Then the environment steps that were played, now or before a
+    kill, and are on no bill: `settle` says that they are."""
     wanted = cases(check(names), pair.task, lambda name, why: tell("stress", f"{name}: left out, {why}"))
-    base, known = read_rows(path, claims) or (None, {})
-    if base is None:
-        base = ground(pair)
-        _write(path, claims, base, known)
-    _tell(tell, base.row)
+    known = read_rows(path, claims) or Kept()
+    if known.base is None:
+        known.base = ground(pair)
+        _write(path, claims, known)
+    _tell(tell, known.base.row)
     for case in wanted:
-        if case not in known:
-            (known[case],) = stressed(pair, base, [case])
-            _write(path, claims, base, known)
-        _tell(tell, known[case])
-    return [base.row, *(known[case] for case in wanted)]
+        if case not in known.rows:
+            (known.rows[case],) = stressed(pair, known.base, [case])
+            _write(path, claims, known)
+        _tell(tell, known.rows[case])
+    return [known.base.row, *(known.rows[case] for case in wanted)], known.steps - known.billed
+
+
+def settle(path: Path, claims: Mapping[str, str]) -> None:
+    """Everything that is kept in `path` is on the bill."""
+    known = read_rows(path, claims)
+    if known is not None:
+        known.billed = known.steps
+        _write(path, claims, known)
 
 
 def _tell(tell: Tell, row: Stressed) -> None:
@@ -115,14 +153,15 @@ def _tell(tell: Tell, row: Stressed) -> None:
     tell("stress", f"{what}: teacher {row.teacher:.4g}, student {row.student:.4g}, keeps {kept(row)}")
 
 
-def _write(path: Path | None, claims: Mapping[str, str], base: Ground, known: Mapping[Any, Stressed]) -> None:
-    if path is not None:
+def _write(path: Path | None, claims: Mapping[str, str], known: Kept) -> None:
+    base = known.base
+    if path is not None and base is not None:
         spread = {key: {"shape": np.shape(value), "values": np.ravel(value)} for key, value in base.spread.items()}
         content = {"claims": claims, "undisturbed": base.row, "random": base.random, "spread": spread}
-        storage.write_json(path, {**content, "rows": list(known.values())})
+        storage.write_json(path, {**content, "rows": list(known.rows.values()), "billed": known.billed})
 
 
-def read_rows(path: Path | None, claims: Mapping[str, str]) -> tuple[Ground, dict[tuple[str, float], Stressed]] | None:
+def read_rows(path: Path | None, claims: Mapping[str, str]) -> Kept | None:
     """What was played before; None where nothing was, or for other policies."""
     if path is None or not path.exists():
         return None
@@ -135,21 +174,15 @@ def read_rows(path: Path | None, claims: Mapping[str, str]) -> tuple[Ground, dic
         }
         rows = [build(Stressed, row, "stressed") for row in (stored["undisturbed"], *stored["rows"])]
         base = Ground(rows[0], np.asarray(stored["random"], np.float64), spread)
+        billed = int(stored["billed"])
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(
             f"{printable(path)} is damaged: {printable(error)}. Remove it; it is then played again."
         ) from error
-    return base, {(row.disturbance, row.level): row for row in rows[1:]}
+    return Kept(base, {(row.disturbance, row.level): row for row in rows[1:]}, billed)
 
 
 def in_order(rows: Sequence[Stressed]) -> tuple[Stressed, ...]:
     """Undisturbed first, then as DISTURBANCES has them."""
     places = ["none", *DISTURBANCES]
     return tuple(sorted(rows, key=lambda row: (places.index(row.disturbance), row.level)))
-
-
-def new_steps(before: Sequence[Stressed], rows: Sequence[Stressed]) -> int:
-    """Environment steps of the rows that were not among those before."""
-    known = {(row.disturbance, row.level, row.episodes, row.student, row.teacher) for row in before}
-    told = [(row, (row.disturbance, row.level, row.episodes, row.student, row.teacher)) for row in rows]
-    return sum(row.env_steps for row, key in told if key not in known)

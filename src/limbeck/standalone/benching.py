@@ -26,7 +26,7 @@ from limbeck.exporters import contract, replaying
 from limbeck.runtimes import firmware, onnx_session, rivals
 from limbeck.runtimes.compiled_c import CPolicy
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.standalone.folders import artifacts
+from limbeck.standalone.folders import artifacts, weights
 
 ROUNDS = 5
 CALLS = 1000  # of one contestant in one round
@@ -34,7 +34,6 @@ MOST_NANOSECONDS = 200_000_000  # of one contestant in one round
 FEWEST_CALLS = 10
 WARM_UP = 20
 EXPONENTS = {"us": -6, "ms": -3, "s": 0}
-WEIGHTS = ("numpy", "safetensors")  # targets whose file holds the whole policy
 
 Step = Callable[[], object]
 
@@ -103,7 +102,7 @@ def budget_of(text: str) -> float:
 
 
 def _timed(folder: Path, budget: float, member: str) -> list[Timed]:
-    described = exporters.intact(folder)
+    described = contract.intact(folder)
     golden = replaying.load(folder / replaying.FILE)
     flat = np.ascontiguousarray(spaces.input_rows(golden.obs, described.spec.observation_space, described.view))
     steps: dict[str, Step] = {}
@@ -116,7 +115,10 @@ def _timed(folder: Path, budget: float, member: str) -> list[Timed]:
             elif backend.missing:
                 missing.append(Timed(member, name, note=backend.missing))
             else:
-                steps[name] = _step(backend.load(), golden, flat)
+                try:
+                    steps[name] = _step(backend.load(), golden, flat)
+                except InputError as error:  # a broken compiler, say: this backend's fault and no other's
+                    missing.append(Timed(member, name, within=False, note=str(error)))
     own = set(steps)
     others, notes = _rivals(folder, described, golden, flat, set(described.targets))
     rows = _measure(steps | others, budget, own, member)
@@ -161,10 +163,10 @@ def _rivals(
     folder: Path, described: contract.Contract, golden: replaying.Golden, flat: Array, targets: set[str]
 ) -> tuple[dict[str, Step], dict[str, str]]:
     """The calls of what the artefact competes with, and in words why others are not there."""
-    blueprint = _weights(folder, targets)
-    if blueprint is None:
+    if (path := weights(folder, targets)) is None:
         word = "needs the weights: export numpy too, or give artifacts/MEMBER of a run"
         return {}, dict.fromkeys(("torch", "sb3 predict", "floor"), word)
+    blueprint = blueprints.load(path)[0]
     steps: dict[str, Step] = {}
     notes: dict[str, str] = {}
     if "numpy" not in targets:
@@ -203,16 +205,6 @@ def _onnx(blueprint: Blueprint) -> Policy:
         content = (Path(place) / "policy.onnx").read_bytes()
     run = onnx_session.session(content, "policy.onnx")
     return onnx_session.OnnxPolicy(run, blueprint.spec, blueprint.head, blueprint.view)
-
-
-def _weights(folder: Path, targets: set[str]) -> Blueprint | None:
-    """The policy as plain arrays: of a target that holds it, or of the run around the artefact."""
-    places = [folder / name / "policy.safetensors" for name in WEIGHTS if name in targets]
-    places.append(folder.resolve().parent.parent / "students" / folder.resolve().name / "policy.safetensors")
-    for path in places:
-        if path.is_file():
-            return blueprints.load(path)[0]
-    return None
 
 
 # ---------------------------------------------------------------- the clock

@@ -7,23 +7,21 @@ turn a last digit into another verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
-from limbeck import blueprints, exporters, recipes, rollout, seeding, settings, spaces, tasks
+from limbeck import blueprints, exporters, rollout, seeding, spaces, tasks
 from limbeck.contracts import Device, Policy, Task
 from limbeck.errors import InputError, LimbeckError, printable
-from limbeck.exporters import CheckRow, replaying
+from limbeck.exporters import NOT_RUN, CheckRow, replaying
 from limbeck.exporters.contract import Contract
-from limbeck.runs import RECIPE
 from limbeck.runtimes import emulated, shadow
 from limbeck.runtimes.emulated import EmulatedPolicy
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.stages.opening import open_task
-from limbeck.standalone.folders import artifacts
+from limbeck.standalone.folders import artifacts, run_of, task_of, weights
 
 MOST_EPISODES = 1000
 MOST_STEPS = 1000  # of one episode
@@ -58,37 +56,53 @@ class Checked(CheckRow):
 def check(folder: Path, env: str | None, episodes: int) -> list[Checked]:
     """One artefact folder, or a run's own files and then all its artefacts. `env` stands in for the stored environment.
 
-    Raises InputError for changed files, and for an environment that was named and does not fit.
+    Raises InputError for changed files, for an environment that was named and does not fit, and where no backend can run.
     """
     if not 0 <= episodes <= MOST_EPISODES:
         raise InputError(f"--episodes {episodes} is out of range. Allowed: 0 (no closed loop) to {MOST_EPISODES:,}.")
     found, whole = artifacts(folder)
-    return [row for one in found for row in _checked(one, env, episodes, one.name if whole else "")]
+    rows = [row for one in found for row in _checked(one, env, episodes, one.name if whole else "")]
+    reasons = dict.fromkeys(row.note.removeprefix(NOT_RUN) for row in rows if row.note.startswith(NOT_RUN))
+    if all(row.note.startswith(NOT_RUN) for row in rows):
+        raise InputError(
+            f"no backend of {printable(folder)} can run here: {'; '.join(reasons) or 'it holds none'}. Install what is missing, or export another target."
+        )
+    return rows
 
 
 def _checked(folder: Path, env: str | None, episodes: int, member: str) -> list[Checked]:
     rows, contract = exporters.check(folder), exporters.contract.read(folder)
-    stage = _staged(folder, contract, env, episodes)
+    sound = {row.target for row in rows if row.ok}
+    stage = _staged(folder, contract, env, episodes, sound)
     return [_looped(folder, contract, row, stage, member) for row in rows]
 
 
 def _looped(folder: Path, contract: Contract, row: CheckRow, stage: _Stage, member: str) -> Checked:
-    """The row of a backend, with what it does in closed loop and costs where it can run."""
+    """The row of a backend, with what it does in closed loop and costs where it can run; one that breaks has failed."""
     given = {one.name: getattr(row, one.name) for one in fields(CheckRow)} | {"member": member}
     if row.ok is None:
         return Checked(**given)
-    backend = next(one for one in exporters.backends(folder, row.target) if one.name == row.backend)
-    policy, device, most = backend.load(), None, MOST_STEPS
-    if isinstance(policy, EmulatedPolicy):
-        device = _measured(policy, folder, row, contract)
-        asked = 2 * max(stage.episodes, 1) * max(device.instructions, 1)  # an idle row beside the one that plays
-        most = int(np.clip(INSTRUCTIONS / asked, LEAST_STEPS, MOST_STEPS))
-    loop = None if stage.why else stage.play(f"{row.target} {row.backend}", policy, most)
-    if isinstance(policy, EmulatedPolicy):
-        policy.close()
+    try:
+        loop, device = _played(folder, contract, row, stage)
+    except InputError as error:
+        return Checked(**{**given, "ok": False, "note": str(error)})
     if loop is not None and row.target not in replaying.LOSSY:
         given["ok"] = row.ok and loop.ok
     return Checked(**given, loop=loop, unplayed=stage.why, device=device)
+
+
+def _played(folder: Path, contract: Contract, row: CheckRow, stage: _Stage) -> tuple[Loop | None, Device | None]:
+    backend = next(one for one in exporters.backends(folder, row.target) if one.name == row.backend)
+    policy, device, most = backend.load(), None, MOST_STEPS
+    try:
+        if isinstance(policy, EmulatedPolicy):
+            device = _measured(policy, folder, row, contract)
+            asked = 2 * max(stage.episodes, 1) * max(device.instructions, 1)  # an idle row beside the one that plays
+            most = int(np.clip(INSTRUCTIONS / asked, LEAST_STEPS, MOST_STEPS))
+        return (None if stage.why else stage.play(f"{row.target} {row.backend}", policy, most)), device
+    finally:
+        if isinstance(policy, EmulatedPolicy):
+            policy.close()
 
 
 def _measured(policy: EmulatedPolicy, folder: Path, row: CheckRow, contract: Contract) -> Device:
@@ -170,52 +184,21 @@ def _episode(policy: Policy, task: Task, number: int, most: int, watch: Callable
 # ---------------------------------------------------------------- what is played against what
 
 
-def _staged(folder: Path, contract: Contract, env: str | None, episodes: int) -> _Stage:
+def _staged(folder: Path, contract: Contract, env: str | None, episodes: int, sound: Collection[str]) -> _Stage:
+    """`sound`: the targets that repeat their golden rows, of which one may be the reference."""
     if not episodes:
         return _Stage(None, "no episodes asked for", 0)
     try:
-        task = _task(folder, contract, env)
+        task = task_of(contract.spec, run_of(folder), env)
     except LimbeckError as error:
         if env is not None:
             raise
         return _Stage(None, f"no environment: {error}", 0)
     if isinstance(task, tasks.RecordedTask):
         return _Stage(None, "no environment: the run imitated recordings", 0)
-    reference, name = _reference(folder, contract)
-    return _Stage(task, "", episodes, reference, name)
-
-
-def _reference(folder: Path, contract: Contract) -> tuple[Policy | None, str]:
-    """The policy in numpy, from the artefact or the run it lies in; else nobody."""
-    student = _run_of(folder) / "students" / folder.name / "policy.safetensors"
-    for target in ("numpy", "safetensors"):
-        if target in contract.targets:
-            return exporters.load(folder, target), "numpy"
-    if student.is_file():
-        return NumpyPolicy(blueprints.load(student)[0]), "numpy"
-    return None, ""
-
-
-def _run_of(folder: Path) -> Path:
-    return folder.resolve().parent.parent
-
-
-def _task(folder: Path, contract: Contract, env: str | None) -> Task:
-    """The named environment, or the run's own with its wrappers, or the one that the artefact names."""
-    path = _run_of(folder) / RECIPE
-    recipe = settings.recipe_from(recipes.read(path)) if path.is_file() else None
-    stored = contract.spec.name if recipe is None else recipe.env
-    if env is None and (stored is None or ":" in stored):
-        why = "names no environment" if stored is None else f"names {printable(stored)!r}, which imports a module"
-        raise InputError(f"{printable(folder.name)} {why}. Name the environment with --env if you trust it.")
-    task = open_task(recipe, env) if recipe is not None else tasks.resolve(env or str(stored))
-    for what in ("observation_space", "action_space"):
-        ours, theirs = (getattr(spec, what) for spec in (contract.spec, task.spec))
-        if spaces.to_json(ours) != spaces.to_json(theirs):
-            raise InputError(
-                f"the policy's {what.replace('_', ' ')} is {ours}, that of {task.name} {theirs}. Name the policy's own environment with --env."
-            )
-    return task
+    if (path := weights(folder, sound)) is None:
+        return _Stage(task, "", episodes)
+    return _Stage(task, "", episodes, NumpyPolicy(blueprints.load(path)[0]), "numpy")
 
 
 def failed(rows: Sequence[CheckRow]) -> bool:

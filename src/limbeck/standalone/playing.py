@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck import exporters, recipes, settings, spaces, storage, tasks
+from limbeck import exporters, spaces, storage, tasks
 from limbeck.contracts import Array, Step, Task
 from limbeck.errors import EnvironmentFault, InputError, printable, unknown
 from limbeck.exporters.contract import Contract, action_count
 from limbeck.reporting.video import CannotDraw, drawing_env, shrink
-from limbeck.runs import RECIPE, RESULT, Tell
-from limbeck.stages.opening import open_task
+from limbeck.runs import RESULT, Tell
 from limbeck.standalone import playpage
-from limbeck.standalone.folders import finished
+from limbeck.standalone.folders import finished, run_of, task_of
 from limbeck.standalone.playpage import CARTPOLE, World
 from limbeck.standalone.serving import Answer, Server
 from limbeck.tasks import EnvLanes, EnvTask
@@ -59,8 +58,7 @@ def play(source: str, env: str | None, seed: int, port: int, out: Path | None, t
         raise InputError(f"--seed {seed} is out of range. Allowed: 0 to {MOST_SEED:,}.")
     folder, run = _artefact(source)
     contract = _contract(folder, run)
-    task = _task(contract, run, env)
-    _check_fits(contract, task)
+    task = _stepped(task_of(contract.spec, run or run_of(folder), env))
     if task.name == CARTPOLE and _is_plain(task):
         world = _cartpole(task, seed)
         if out is not None:
@@ -100,42 +98,21 @@ def _artefact(source: str) -> tuple[Path, Path | None]:
 
 def _contract(folder: Path, run: Path | None) -> Contract:
     """The contract of an artefact that holds the module, and whose files are what they were."""
-    contract = exporters.contract.read(folder)
+    contract = exporters.contract.intact(folder)
     if "wasm" not in contract.targets:
         what = "POLICY.safetensors" if run is None else f"{printable(run)} --members {printable(folder.name)}"
         raise InputError(
             f"{printable(folder)} holds {', '.join(map(printable, contract.targets))}, wasm is needed. Run: limbeck export {what} --to wasm"
         )
-    if changed := storage.check_manifest(folder):
-        raise InputError(
-            f"{printable(folder)}: {', '.join(map(printable, changed))} is no longer what was exported. Export the policy again."
-        )
     return contract
 
 
-def _task(contract: Contract, run: Path | None, env: str | None) -> Task:
-    """The named environment, or the run's own with its wrappers, or the one that the artefact names."""
-    recipe = None if run is None else settings.recipe_from(recipes.read(run / RECIPE))
-    named = contract.spec.name if recipe is None else recipe.env
-    if env is None and (named is None or ":" in named):
-        why = "names no environment" if named is None else f"names {printable(named)!r}, which imports a module"
-        raise InputError(f"{printable(run or 'the artefact')} {why}. Name the environment with --env if you trust it.")
-    if recipe is not None:
-        return open_task(recipe, env)
-    return tasks.resolve(env or str(named))
-
-
-def _check_fits(contract: Contract, task: Task) -> None:
+def _stepped(task: Task) -> EnvTask:
     if not isinstance(task, EnvTask):
         raise InputError(
             f"{printable(task.name)} is no environment that is stepped one by one. Name a Gymnasium id with --env."
         )
-    for what in ("observation_space", "action_space"):
-        ours, theirs = (getattr(spec, what) for spec in (contract.spec, task.spec))
-        if spaces.to_json(ours) != spaces.to_json(theirs):
-            raise InputError(
-                f"the policy's {what.replace('_', ' ')} is {ours}, that of {task.name} {theirs}. Name the policy's own environment with --env."
-            )
+    return task
 
 
 # ---------------------------------------------------------------- CartPole in the page
@@ -161,7 +138,8 @@ def _cartpole(task: Task, seed: int) -> World:
              "polemassLength": "polemass_length", "forceMag": "force_mag", "xThreshold": "x_threshold",
              "thetaThreshold": "theta_threshold_radians"}  # fmt: skip
     physics = {name: float(getattr(pole, its)) for name, its in names.items()}
-    physics["maxSteps"] = float((env.spec and env.spec.max_episode_steps) or math.inf)
+    if env.spec and env.spec.max_episode_steps:
+        physics["maxSteps"] = float(env.spec.max_episode_steps)
     starts = {}
     for one in range(seed, min(seed + STARTS, MOST_SEED)):
         env.reset(seed=one)

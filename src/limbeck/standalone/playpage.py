@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,12 @@ from limbeck import exporters, storage
 from limbeck.contracts import Head
 from limbeck.errors import printable
 from limbeck.exporters import wasm
-from limbeck.reporting import svg
+from limbeck.reporting import naming, svg
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (wasm.FREESTANDING / wasm.LOADER, *(PAGE / f"{name}.mjs" for name in ("cartpole", "streamed", "play")))
 MOST_BARS = 16  # numbers of an observation that are shown
 CARTPOLE = "CartPole-v1"
-NAMES = {
-    CARTPOLE: (("cart position, m", "cart speed, m/s", "pole angle, rad", "pole speed, rad/s"), ("left", "right")),
-    "LunarLander-v3": (
-        ("x", "y", "speed in x", "speed in y", "angle", "turning speed", "left leg touches", "right leg touches"),
-        ("nothing", "left engine", "main engine", "right engine"),
-    ),
-}  # task -> what its observation's numbers and its actions are called, in the words of Gymnasium's documentation
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,7 @@ def _more(contract: exporters.contract.Contract) -> str:
 
 def _facts(module: bytes, contract: exporters.contract.Contract, world: World, seed: int, served: bool) -> str:
     """What the script reads, as JSON that cannot end its element."""
-    observations, actions = NAMES.get(contract.spec.name, ((), ()))
+    observations, actions = naming.known_names(contract.spec.name)
     facts: dict[str, Any] = {
         "wasm": base64.b64encode(module).decode(),
         "seed": seed,
@@ -115,14 +109,14 @@ def _facts(module: bytes, contract: exporters.contract.Contract, world: World, s
         "served": served,
         "rows": MOST_BARS,
         "observations": _named(observations, contract),
-        "actions": actions,
+        "actions": list(actions),
         "params": _said(contract.head, actions),
     }
     text = json.dumps(facts, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _said(head: Head, actions: tuple[str, ...]) -> list[str]:
+def _said(head: Head, actions: Sequence[str]) -> list[str]:
     """One name for each of the head's numbers, where there is a better one than its place."""
     if head.kind in ("categorical", "q"):
         return list(actions)
@@ -131,7 +125,7 @@ def _said(head: Head, actions: tuple[str, ...]) -> list[str]:
     return []
 
 
-def _named(words: tuple[str, ...], contract: exporters.contract.Contract) -> list[str]:
+def _named(words: Sequence[str], contract: exporters.contract.Contract) -> list[str]:
     """One name for each of the numbers that the policy reads; of a Dict observation its keys."""
     layout = exporters.contract.input_layout(contract.spec.observation_space, contract.view)
     if words and sum(part["count"] for part in layout) == len(words):

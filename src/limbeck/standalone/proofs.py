@@ -112,12 +112,21 @@ def _tell_run(duel: Duel, found: Proof, steps: int) -> None:
         tails = proof.tails_of(found, duel.seed)
         members = [replace(m, proof=found, tails=tails) if m.name == duel.member else m for m in members]
     else:
-        claim = f"{found.member} against {100 * found.retain:g} % at alpha {found.alpha:g}, seed {duel.seed}"
+        claim = f"{found.member} {_asked(found.retain)} at alpha {found.alpha:g}, seed {duel.seed}"
         notes = [note for note in notes if not note.startswith(f"{claim}: ")]
         notes.append(f"{claim}: {found.verdict}, {found.reason}")
     storage.write_json(duel.run / RESULT, replace(result, members=members, notes=notes, bill=bill))
     reporting.write(duel.run)
     storage.write_manifest(duel.run)
+
+
+def _asked(retain: float) -> str:
+    """What a member was held to, in the notes of a run.
+
+    >>> _asked(0.5), _asked(1.0)
+    ('against 50 %', 'asked whether it is better than the teacher')
+    """
+    return f"against {100 * retain:g} %" if retain < 1 else f"asked whether it {proof.claim_of(retain)}"
 
 
 def _plan(duel: Duel) -> dict[str, Any]:

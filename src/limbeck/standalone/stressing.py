@@ -24,7 +24,7 @@ def stress(
     student: str, teacher: str | None, env: str | None, episodes: int, names: Sequence[str], seed: int | None, tell: Tell
 ) -> list[Stressed]:  # fmt: skip
     """The undisturbed row, then one for each disturbance and level."""
-    wanted = check(tuple(names))
+    check(wanted := tuple(names))
     if not FEWEST <= episodes <= MOST:
         raise InputError(f"--episodes was given {episodes}, allowed {FEWEST} to {MOST:,}. One tells nothing.")
     if teacher is None:
@@ -42,10 +42,11 @@ def _of_files(
     task = open_task(recipe)
     master = open_teacher(recipe, task)
     stressing.refuse_unplayable(task, master.policy)
+    stressing.refuse_obstacles(names, task)
     policy, played_by, name, _ = student_of(student, task)
     tell("stress", f"{name} ({played_by}) against {printable(teacher)} (greedy) on {task.name}")
     pair = stressing.pair_of(policy, master.policy, task, "greedy", episodes, recipe.seed)
-    return stressing.suite(pair, names, None, {}, tell)
+    return stressing.suite(pair, names, None, {}, tell)[0]
 
 
 def _of_run(
@@ -58,12 +59,16 @@ def _of_run(
         name = name if name is not None else _smallest(result)
         duel = from_run(f"{folder}:{name}", env, Asked(seed=seed))
         stressing.refuse_unplayable(duel.task, duel.teacher.policy)
+        stressing.refuse_obstacles(names, duel.task)
         tell("stress", f"{name}, played by {duel.played_by}, and its teacher on {duel.task.name}")
         pair = stressing.pair_of(duel.student, duel.teacher.policy, duel.task, duel.mode, episodes, duel.seed)
         claims = stressing.claims_of(folder, name, identity.of_teacher(duel.teacher), duel.mode)
         path = stressing.path_of(folder, name, episodes, duel.seed)
-        rows = stressing.suite(pair, names, path, claims, tell)
-        _tell_run(folder, result, name, rows)
+        rows, steps = stressing.suite(pair, names, path, claims, tell)
+        _tell_run(folder, result, name, rows, steps)
+        stressing.settle(path, claims)
+        reporting.write(folder)
+        storage.write_manifest(folder)
     return rows
 
 
@@ -85,15 +90,15 @@ def _smallest(result: RunResult) -> str:
     return (able or list(result.members))[-1].name
 
 
-def _tell_run(folder: Path, result: RunResult, name: str, rows: Sequence[Stressed]) -> None:
-    """The rows of these disturbances replace the member's own; what was played now is on the bill."""
+def _tell_run(folder: Path, result: RunResult, name: str, rows: Sequence[Stressed], steps: int) -> None:
+    """The rows of these disturbances replace the member's own; rows of other episodes go, since all are read against
+    one undisturbed row. The steps that were played are on the bill."""
     (member,) = (member for member in result.members if member.name == name)
-    bill = replace(result.bill, stress_steps=result.bill.stress_steps + stressing.new_steps(member.stressed, rows))
+    bill = replace(result.bill, stress_steps=result.bill.stress_steps + steps)
     fresh = {(row.disturbance, row.level) for row in rows}
-    same = [row for row in member.stressed if row.episodes == rows[0].episodes]
+    played = (rows[0].episodes, rows[0].seed)
+    same = [row for row in member.stressed if (row.episodes, row.seed) == played]
     kept = [row for row in same if (row.disturbance, row.level) not in fresh]
     told = stressing.in_order([*rows, *kept])
     members = [replace(one, stressed=told) if one.name == name else one for one in result.members]
     storage.write_json(folder / RESULT, replace(result, members=members, bill=bill))
-    reporting.write(folder)
-    storage.write_manifest(folder)

@@ -17,6 +17,7 @@ import torch
 
 from limbeck import blueprints, seeding
 from limbeck.contracts import Blueprint, Dense, Floats, Gru, Layer, Normaliser, Shared
+from limbeck.contracts.quantised import storage_bits
 from limbeck.errors import InputError
 from limbeck.students import quantised
 from limbeck.students.activations import ACTIVATE
@@ -85,7 +86,8 @@ class Stack:
     @property
     def bits(self) -> int:
         """Of the stored numbers, weights and the few beside them: what makes one student larger than another."""
-        return self.parameters * quantised.STORED_BITS.get(self.architecture.precision, 32)
+        precision = self.architecture.precision
+        return self.parameters * (storage_bits(precision) if precision else 32)
 
     @property
     def pixels(self) -> bool:

@@ -30,7 +30,7 @@ class DatasetTask:
 
     With one label per row the action space is Discrete and the reward 0 or 1; with L labels of 0 or 1 it is
     MultiBinary(L) and the reward a multiple of 1/L. The rows were shuffled once; collection and polishing see the training part, racing and verification the
-    validation part, proofs the test part, told apart by the stage that a seed carries.
+    validation part, proofs and the gallery the test part, told apart by the stage that a seed carries.
     """
 
     name: str
@@ -62,7 +62,7 @@ class DatasetTask:
         match seeding.stage_of(seed):
             case "collect" | "polish" | "train":
                 return seed % self.train_rows
-            case "proof" | "fidelity" | "golden" | "video":
+            case "proof" | "fidelity" | "golden" | "video" | "gallery":
                 return self.train_rows + self.validation_rows + seed % self.proof_episodes
         return self.train_rows + seed % self.validation_rows
 

@@ -57,7 +57,6 @@ def bench(folder: str | Path, *, budget: str = "1ms") -> Bench:
     C files are compiled and run: give only folders that you trust.
 
     Fails where one call in a hundred of a backend takes longer than the budget.
-    takes longer than the budget.
 
     Args:
         folder: An artefact folder, or a run folder (all its artefacts).

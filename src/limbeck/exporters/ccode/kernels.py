@@ -27,6 +27,7 @@ typedef int @p_mask __attribute__((vector_size(@P_LANES * 4)));
 #define @P_ALIGNED __attribute__((aligned(64)))
 #define @P_ZERO {0.0f}
 #define @P_PICK(test, v, w) ((@p_vec)(((@p_mask)(v) & (@p_mask)(test)) | ((@p_mask)(w) & ~(@p_mask)(test))))
+#define @P_SIGN(v, zero) ((@p_vec)(((@p_mask)(v) & (@p_mask)(-(zero))) | (@p_mask)((zero) + 1.0f)))
 #define @P_RELU(v, zero) ((@p_vec)((@p_mask)(v) & ~(@p_mask)((zero) > (v))))
 #else
 #define @P_LANES 1
@@ -34,6 +35,7 @@ typedef float @p_vec;
 #define @P_ALIGNED
 #define @P_ZERO 0.0f
 #define @P_PICK(test, v, w) ((test) ? (v) : (w))
+#define @P_SIGN(v, zero) ((v) > (zero) ? 1.0f : -1.0f)
 #define @P_RELU(v, zero) ((zero) > (v) ? (zero) : (v))
 #endif
 #define @P_LOAD(p) (*(const @p_vec *)(p))
@@ -41,13 +43,14 @@ typedef float @p_vec;
 #if @P_LANES > 1 && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
 #define @P_INLINE static inline __attribute__((always_inline))
 #if !defined(__clang__) && __GNUC__ >= 8
-#define @P_UNROLL _Pragma("GCC unroll 4")
+#define @P_PRAGMA(text) _Pragma(#text)
+#define @P_UNROLL(times) @P_PRAGMA(GCC unroll times)
 #endif
 #else
 #define @P_INLINE static
 #endif
 #ifndef @P_UNROLL
-#define @P_UNROLL
+#define @P_UNROLL(times)
 #endif
 """
 
@@ -60,17 +63,49 @@ typedef float @p_four __attribute__((vector_size(16), may_alias));
 #else
 #define @P_FOLD(t) for (l = 0; l < 4; l++) t[l] = (t[l] + t[l + 8]) + (t[l + 4] + t[l + 12])
 #endif
+#if @P_LANES == 16 && (defined(__clang__) || __GNUC__ >= 12)
+/* halves, quarters, pairs and neighbours: the same sums of four outputs in a third of the shuffles */
+#define @P_HALVES(s, t) __builtin_shufflevector(s, t, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) + \\
+    __builtin_shufflevector(s, t, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+#define @P_QUARTERS(s, t) __builtin_shufflevector(s, t, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) + \\
+    __builtin_shufflevector(s, t, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
+#define @P_PAIRS(s) __builtin_shufflevector(s, s, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define @P_NEIGHBOURS(s) __builtin_shufflevector(s, s, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#endif
 
 /* y[o] = b[o] + sum_i w[o][i] x[i] in 16 partial sums, n_in >= 16 */
 @P_INLINE void @p_dense_narrow(const float *w, const float *b, const float *x, float *y, int n_in, int n_out)
 {
     const int whole = n_in - n_in % 16;
-    int o, i, l;
-    for (o = 0; o < n_out; o++, w += n_in) {
+    int o = 0, i, l;
+#ifdef @P_HALVES
+    for (; o + 4 <= n_out; o += 4, w += 4 * n_in) {
+        @p_vec s[4];
+        for (l = 0; l < 4; l++) {
+            s[l] = @P_LOAD(x) * @P_LOAD(w + l * n_in);
+            @P_UNROLL(4)
+            for (i = 16; i < whole; i += 16)
+                s[l] = @P_LOAD(x + i) * @P_LOAD(w + l * n_in + i) + s[l];
+        }
+        s[0] = @P_HALVES(s[0], s[1]);
+        s[2] = @P_HALVES(s[2], s[3]);
+        s[0] = @P_QUARTERS(s[0], s[2]);
+        s[0] = s[0] + @P_PAIRS(s[0]);
+        s[0] = s[0] + @P_NEIGHBOURS(s[0]);
+        for (l = 0; l < 4; l++) {
+            float sum = s[0][4 * l] + b[o + l];
+            for (i = whole; i < n_in; i++)
+                sum += w[l * n_in + i] * x[i];
+            y[o + l] = sum;
+        }
+    }
+#endif
+    for (; o < n_out; o++, w += n_in) {
         @P_ALIGNED float t[16];
         float sum;
         for (l = 0; l < 16; l += @P_LANES) {
             @p_vec s = @P_LOAD(x + l) * @P_LOAD(w + l);
+            @P_UNROLL(4)
             for (i = 16; i < whole; i += 16)
                 s = @P_LOAD(x + i + l) * @P_LOAD(w + i + l) + s;
             *(@p_vec *)(t + l) = s;
@@ -185,16 +220,15 @@ static float @p_bound(float v, float low, float high)
 }
 """
 
-# tanh v = v P(v^2) / Q(v^2) within |v| <= 8, minimax of the relative error (1.5e-7) by Lawson's iteration
+# tanh v = v P(v^2) / Q(v^2) within |v| <= 8, minimax of the relative error (1.5e-7) by Lawson's iteration; beyond, one
 _TANH_OF = """
 /* tanh without libm, |error| < 6e-7 relative and absolute; NaN passes */
 @P_INLINE @p_vec @p_tanh_of(@p_vec v)
 {
-    const @p_vec zero = @P_ZERO, top = zero + 8.0f;
-    const @p_vec capped = @P_PICK(v > top, top, v), x = @P_PICK(-top > capped, -top, capped), u = x * x;
-    const @p_vec p = (((0x1.7f7966p-17f * u + 0x1.82cbecp-9f) * u + 0x1.08b7b4p-3f) * u + 0x1.fffffcp-1f) * x;
+    const @p_vec zero = @P_ZERO, u = v * v;
+    const @p_vec p = (((0x1.7f7966p-17f * u + 0x1.82cbecp-9f) * u + 0x1.08b7b4p-3f) * u + 0x1.fffffcp-1f) * v;
     const @p_vec q = (((0x1.080e42p-22f * u + 0x1.f48688p-13f) * u + 0x1.8631acp-6f) * u + 0x1.d9b0ep-2f) * u + 1.0f;
-    return p / q;
+    return @P_PICK(u > 64.0f, @P_SIGN(v, zero), p / q);
 }
 """
 
@@ -202,6 +236,7 @@ _EACH = """
 @P_INLINE void @p_@NAME(float *y, int n)
 {
     int i;
+    @P_UNROLL(4)
     for (i = 0; i + @P_LANES <= n; i += @P_LANES) {
         const @p_vec v = @P_LOAD(y + i);
         @P_STORE(y + i) = @EXPRESSION;
@@ -305,7 +340,7 @@ def _block(vectors: int) -> str:
         f"    for (; o + {vectors} * @P_LANES <= n_out; o += {vectors} * @P_LANES) {{\n"
         "        const float *p = w + o;\n"
         + lines("@p_vec s# = @P_LOAD(b + o + # * @P_LANES), t# = zero;", 8)
-        + "        @P_UNROLL\n        for (i = 0; i < even; i += 2, p += 2 * n_out) {\n"
+        + "        @P_UNROLL(8)\n        for (i = 0; i < even; i += 2, p += 2 * n_out) {\n"
         + lines("s# = x[i] * @P_LOAD(p + # * @P_LANES) + s#;", 12)
         + lines("t# = x[i + 1] * @P_LOAD(p + n_out + # * @P_LANES) + t#;", 12)
         + "        }\n        if (even < n_in) {\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from limbeck.contracts import Array, Floats
 from limbeck.distributions import execute, greedy, masked
+from limbeck.packing import signed
 from limbeck.runtimes.numpy import normalised, stepped, windowed
 from limbeck.spaces import within
 
@@ -17,7 +19,7 @@ from limbeck.spaces import within
 class Player:
     """A whole policy: observation in, executed action out; it remembers what it has to from step to step."""
 
-    def __init__(self, described: Mapping[str, Any], arrays: Mapping[str, Floats]) -> None:
+    def __init__(self, described: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         self.described = described
         head = described["head"]
         bounds = {key: [float(v) for v in head[key]] for key in ("low", "high")}
@@ -104,11 +106,23 @@ def flat_row(obs: Any, parts: Sequence[Mapping[str, Any]]) -> tuple[Floats, Any]
     return np.concatenate(rows)[None], mask
 
 
-def _layer(described: Mapping[str, Any], place: str, arrays: Mapping[str, Floats]) -> SimpleNamespace:
+def stored(listed: Sequence[tuple[str, Sequence[int], str]], content: bytes) -> dict[str, Array]:
+    """Arrays (name, shape, number type) that lie one after the other."""
+    arrays: dict[str, Array] = {}
+    at = 0
+    for name, shape, dtype in listed:
+        arrays[name] = np.frombuffer(content, dtype, math.prod(shape), at).reshape(shape)
+        at += arrays[name].nbytes
+    return arrays
+
+
+def _layer(described: Mapping[str, Any], place: str, arrays: Mapping[str, Array]) -> SimpleNamespace:
     """A layer's numbers by name, those of the layers inside it included."""
     found = SimpleNamespace(**described)
     for name in described["arrays"]:
-        setattr(found, name, arrays[f"{place}.{name}"])
+        setattr(found, name, arrays[f"{place}.{name}"].astype(np.float32))
+    if "packed" in described:
+        found.weight = signed(arrays[f"{place}.weight"], described["packed"], (described["inputs"], found.bias.size))
     if "layers" in described:
         found.layers = [_layer(inner, f"{place}.layers.{i}", arrays) for i, inner in enumerate(described["layers"])]
     if "branches" in described:

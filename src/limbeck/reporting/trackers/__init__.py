@@ -1,7 +1,7 @@
 """A run as TensorBoard, Weights & Biases or MLflow shows it: a pure function of the run's files, written when it is over.
 
-One file per library, which alone imports it. Everything lies in the run's folder tracking/ and nothing leaves the machine,
-unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise.
+One file per library, which alone imports it (W&B's in a process of its own). Everything lies in the run's folder tracking/
+and nothing leaves the machine, unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from limbeck.errors import missing_library, unknown
 from limbeck.reporting import words
 from limbeck.reporting.reading import load_result
 
-FOLDER = "tracking"
+FOLDER = storage.TRACKING
 TRACKERS = {  # name -> (file here, library)
     "tensorboard": ("tensorboard_file", "tensorboard"), "wandb": ("wandb_run", "wandb"), "mlflow": ("mlflow_store", "mlflow"),
 }  # fmt: skip
 STEPS = ("env_steps", "generation", "round")  # what a row of metrics is counted by, the first that it has
+AGAIN = "The run itself is kept: when this is mended, write it there with limbeck report RUN --to NAME."
 FILES = ("report.html", "README.md", "result.json", "recipe.yaml")  # kept with the run where a library keeps files
 
 

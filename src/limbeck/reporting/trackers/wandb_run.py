@@ -1,37 +1,35 @@
-"""A run of Weights & Biases, offline unless WANDB_MODE says otherwise; `wandb sync` sends it later."""
+"""A run of Weights & Biases, offline unless WANDB_MODE says otherwise; `wandb sync` sends it later.
+
+Curves against the steps of their own stage, final numbers in the summary, the page and the result as an artefact.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from itertools import groupby
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from limbeck.reporting.trackers import Log, cleared
+from limbeck.errors import StorageError, printable
+from limbeck.reporting.trackers import AGAIN, Log, cleared
+
+PROGRAM = Path(__file__).with_name("wandb_process.py")
+QUIET = {"WANDB_ERROR_REPORTING": "false"}  # its crashes would be reported to its makers
+SERVICE = "WANDB_SERVICE"  # the caller's own service, which a child would join and which would not end with it
 
 
 def write(log: Log, folder: Path) -> str:
-    """Curves against the steps of their own stage, final numbers in the summary, the page and the result as an artefact."""
-    import wandb
-
+    """Write it in a process of its own, which ends when the files are whole."""
     mode = os.environ.get("WANDB_MODE", "offline")
-    settings = wandb.Settings(
-        console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
-    )  # no machine, no source, no output of this process
-    config = {**log.settings, **{f"text/{name}": text for name, text in log.texts.items()}}
-    run = wandb.init(
-        project="limbeck", name=log.name, dir=str(cleared(folder)), mode=mode, config=config, settings=settings
-    )
-    try:
-        for name in dict.fromkeys(point.name for point in log.points):
-            run.define_metric(name, step_metric=f"{name.split('/')[0]}/step")
-        for (stage, step), points in groupby(log.points, key=lambda p: (p.name.split("/")[0], p.step)):
-            run.log({f"{stage}/step": step, **{point.name: point.value for point in points}})
-        run.summary.update(dict(log.finals))
-        artifact = wandb.Artifact("report", type="report")
-        for file in log.files:
-            artifact.add_file(str(file))
-        run.log_artifact(artifact)
-    finally:
-        run.finish()
+    told = json.dumps({"folder": str(cleared(folder).resolve()), "mode": mode, "log": asdict(log)}, default=str)
+    done = subprocess.run(  # noqa: S603  # this interpreter, this package's file
+        [sys.executable, "-P", str(PROGRAM)], input=told, capture_output=True, text=True, encoding="utf-8",
+        env=QUIET | {key: value for key, value in os.environ.items() if key != SERVICE},
+    )  # fmt: skip
+    if done.returncode != 0:
+        why = printable(done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}", 400)
+        raise StorageError(f"Weights & Biases did not take the run: {why}. {AGAIN}")
     place = folder / "wandb"
     return f"{place} (wandb sync {place}/{'offline-run-*' if mode == 'offline' else '*'})"

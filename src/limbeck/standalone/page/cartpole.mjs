@@ -38,7 +38,7 @@ function cartpoleWorld(physics, starts) {
     async step(action) {
       state = cartpoleStep(physics, state, action[0]);
       steps += 1;
-      return { obs: seen(), reward: 1, terminated: cartpoleFell(physics, state), truncated: steps >= physics.maxSteps };
+      return { obs: seen(), reward: 1, terminated: cartpoleFell(physics, state), truncated: steps >= (physics.maxSteps ?? Infinity) };
     },
     /** Somebody knocks against the cart: its speed changes at once, in m/s. */
     push(speed) {
