@@ -66,8 +66,11 @@ def summary(results: Sequence[Checkpoint | None]) -> dict[str, Any]:
 
 
 def _quartiles(values: list[float]) -> dict[str, float | None]:
-    with np.errstate(invalid="ignore"):  # inf - inf between two that never got there
-        found = [float(np.quantile(values, q)) for q in (0.5, 0.25, 0.75)]
+    """Linear between neighbours; None where that neighbour never got there."""
+    found = []
+    for q in (0.5, 0.25, 0.75):
+        low, high = (float(np.quantile(values, q, method=side)) for side in ("lower", "higher"))
+        found.append(low if low == high else float(np.quantile(values, q)) if math.isfinite(high) else math.inf)
     return {k: v if math.isfinite(v) else None for k, v in zip(("median", "q25", "q75"), found, strict=True)}
 
 

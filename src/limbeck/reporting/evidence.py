@@ -74,7 +74,7 @@ def _stressed(row: Stressed, asked: float, begin: float) -> dict[str, Any]:
         "teacher": words.number(row.teacher),
         "student": words.number(row.student),
         "kept": words.percent(row.retention),
-        "interval": f"{words.percent(row.low)} to {words.percent(row.high)}",
+        "interval": "–" if math.isnan(row.low) else f"{words.percent(row.low)} to {words.percent(row.high)}",
         "episodes": words.count(row.episodes),
         "bar": interval_bar((row.low, row.retention, row.high), asked, begin),
     }

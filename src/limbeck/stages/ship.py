@@ -228,7 +228,7 @@ def _film(here: Scene, chosen: Sequence[Chosen], proved: Proved) -> None:
 def present(here: Scene) -> None:
     """The page and the manifest."""
     page = reporting.write(here.run.folder)
+    storage.write_manifest(here.run.folder)
     for name, place in trackers.track(here.run.folder, here.run.recipe.report.track).items():
         here.run.tell("report", f"{name}: {place}")
-    storage.write_manifest(here.run.folder)
     here.run.tell("report", str(page))

@@ -90,9 +90,9 @@ def report(run: Path, to: Sequence[str], tell: Tell) -> Path:
     finished(run)
     with storage.locked(run):
         page = reporting.write(run)
+        storage.write_manifest(run)
         for name, place in trackers.track(run, to).items():
             tell("report", f"{name}: {place}")
-        storage.write_manifest(run)
     return page
 
 
