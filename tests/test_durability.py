@@ -69,11 +69,11 @@ MORE_POINTS = [
     "before:records/export-linear-s0:1",
     "before:records/bounds:1",
     "play:4",
+    "after:records/prove-mlp-2-s0:1",
     "before:records/latency-mlp-2-s0:1",
-    "after:records/prove-linear-s0:1",
-    "torn:result.json:1",
     "after:video.mp4:1",
     "before:video.json:1",
+    "torn:result.json:1",
     "torn:manifest.json:1",
 ]
 
