@@ -190,6 +190,7 @@ def test_a_dead_and_a_silent_emulator_are_faults_and_leave_nothing_behind(
     with pytest.raises(EnvironmentFault, match="was closed"):
         dead(flat, {}, first)
     os.kill(ids[1], signal.SIGSTOP)
+    os.waitid(os.P_PID, ids[1], os.WSTOPPED | os.WNOWAIT)  # all its threads stand still
     monkeypatch.setattr(emulated, "SECONDS", 0.2)
     with pytest.raises(EnvironmentFault, match="silent"):
         silent(flat, {}, first)
