@@ -1,4 +1,4 @@
-"""Every published number again, one after the other, into benchmarks/results/ (about half an hour on two quiet cores)."""
+"""Every published number again, one after the other, into benchmarks/results/ (about an hour on two quiet cores)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ COMMANDS = (
     ["teachers.py"],
     ["c_latency.py"],
     ["family.py"],
+    ["controllers.py"],
+    ["quantised.py"],
+    ["microcontrollers.py"],
+    ["smallest.py"],
     ["distillers.py", "lunarlander", "--peers"],
     ["distillers.py", "halfcheetah", "--peers"],
 )

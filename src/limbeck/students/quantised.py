@@ -108,7 +108,7 @@ class _Through(torch.autograd.Function):
 
 def through(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """`value`, and gradients that go straight through to x."""
-    found: torch.Tensor = _Through.apply(x, value)  # type: ignore[no-untyped-call]
+    found: torch.Tensor = _Through.apply(x, value)  # type: ignore[no-untyped-call]  # torch states no types here
     return found
 
 
