@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from limbeck import distributions
 from limbeck.contracts import Array, Floats, Head, Observation, Policy, PolicyOutput, Spec, State
 from limbeck.proof.eprocess import Reals
+from limbeck.runtimes.around import Around
 
 MOST_NUMBERS = 64  # of an observation: each costs two answers of the policy
 
@@ -31,22 +32,12 @@ def obstacle(spec: Spec) -> str:
     return f"only observations of up to {MOST_NUMBERS} real numbers are attacked"
 
 
-class Attacked:
+class Attacked(Around):
     """A policy that sees the worst observation within level standard deviations of every number."""
 
     def __init__(self, inner: Policy, level: float, spread: Mapping[str, Array]) -> None:
-        self.inner, self._radius = inner, level * np.asarray(spread[""], np.float64)
-
-    @property
-    def spec(self) -> Spec:
-        return self.inner.spec
-
-    @property
-    def head(self) -> Head:
-        return self.inner.head
-
-    def initial_state(self, batch: int) -> State:
-        return self.inner.initial_state(batch)
+        super().__init__(inner)
+        self._radius = level * np.asarray(spread[""], np.float64)
 
     def __call__(self, obs: Observation, state: State, first: NDArray[np.bool_]) -> PolicyOutput:
         assert not isinstance(obs, dict)

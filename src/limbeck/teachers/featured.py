@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from limbeck.contracts import Array, Observation, Policy, PolicyOutput, State, Teacher
 from limbeck.errors import InputError, printable, unknown
+from limbeck.runtimes.around import Around
 from limbeck.runtimes.numpy import NumpyPolicy, layer_shapes
-from limbeck.teachers.around import Around
 from limbeck.teachers.layouts import ExpectedValues
 from limbeck.teachers.masking import MaskedPolicy
 from limbeck.teachers.modules import Evaluated, FunctionPolicy, trial_batch

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from limbeck import distributions, tasks
 from limbeck.contracts import Observation, PolicyOutput, Spec, State, Teacher
+from limbeck.runtimes.around import Around
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.spaces import MASK
-from limbeck.teachers.around import Around
 from limbeck.teachers.demonstrations import DemonstratedPolicy
 
 NOTE = "it was trained without the task's action mask, and acts under it"
