@@ -7,7 +7,7 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import FIXTURES
+from hostile_cases import FIXTURES
 from scipy import stats
 
 from limbeck import distributions, identity, rollout, seeding, tasks, teachers

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import numpy_rows
 from fixture_cases import FIXTURES
 from gymnasium import spaces
+from hostile_cases import numpy_rows
 
 from limbeck import tasks, teachers
 from limbeck.contracts import Blueprint, Conv, Dense, Pool, Spec, Teacher

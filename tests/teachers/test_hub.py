@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import huggingface_hub.utils.sha
 import numpy as np
 import pytest
-from conftest import FIXTURES, with_member
+from hostile_cases import FIXTURES, with_member
 from hub_cases import COMMIT, OTHER, StandIn
 
 from limbeck import identity, teachers

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES
+from hostile_cases import FIXTURES
 
 from limbeck.teachers import inert
 

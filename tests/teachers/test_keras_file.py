@@ -22,8 +22,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import FIXTURES, with_member
 from gymnasium import spaces
+from hostile_cases import FIXTURES, with_member
 
 from limbeck import distributions, teachers
 from limbeck.contracts import Spec, Teacher
@@ -491,7 +491,7 @@ import io, os, random, resource, sys, time, zipfile
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, {tests!r})
-from conftest import FIXTURES, WRITING
+from hostile_cases import FIXTURES, WRITING
 from test_keras_file import CARTPOLE, keras_zip, mutated
 from limbeck import teachers
 from limbeck.errors import LimbeckError

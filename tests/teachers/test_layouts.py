@@ -16,8 +16,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES, Trap
 from gymnasium import spaces
+from hostile_cases import FIXTURES, Trap
 from safetensors.numpy import save as safetensors_bytes
 from torch import nn
 

@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES
 from gymnasium import spaces
+from hostile_cases import FIXTURES
 from hypothesis import given
 from hypothesis import strategies as st
 from pickle_mutations import edits, fuzzed, mutated, survived

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import FIXTURES
+from hostile_cases import FIXTURES
 from onnx import numpy_helper
 from onnx_cases import W, external, looping, parsed, written
 

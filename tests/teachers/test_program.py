@@ -13,7 +13,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import FIXTURES, with_member
+from hostile_cases import FIXTURES, with_member
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

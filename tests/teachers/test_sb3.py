@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import numpy_rows, with_weights
 from gymnasium import spaces
+from hostile_cases import numpy_rows, with_weights
 from sb3_cases import ACTIONS, BOX, FIRST, LAST, MIXED, PICTURES, PLANE, ROWS, acted, agrees, drawn, made, reloaded
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3

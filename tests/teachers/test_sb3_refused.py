@@ -14,8 +14,8 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES, numpy_rows, serialised, with_member, with_settings, with_weights
 from gymnasium import spaces
+from hostile_cases import FIXTURES, numpy_rows, serialised, with_member, with_settings, with_weights
 from hypothesis import strategies
 from sb3_cases import ACTIONS, BOX, LAST, acted, made, reloaded
 from stable_baselines3 import PPO, SAC

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import numpy_rows
 from gymnasium import spaces
+from hostile_cases import numpy_rows
 
 from limbeck import distributions, teachers
 from limbeck.contracts import Spec, Teacher
