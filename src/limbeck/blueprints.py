@@ -258,7 +258,8 @@ def _folded(layer: Layer, mean: Array, scale: Array) -> Layer | None:
         case Gru():
             weight, bias = absorbed(layer.weight_x, layer.bias_x, mean, scale)
             return replace(layer, weight_x=weight, bias_x=bias)
-        case Quantise():
+        case Quantise() if _repeats((mean, scale), layer.offset.size):
+            mean, scale = mean[: layer.offset.size], scale[: layer.offset.size]
             steps = layer.scale / scale
             if not ((steps >= SCALES[0]) & (steps <= SCALES[1])).all():
                 return None

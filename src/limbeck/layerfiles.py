@@ -167,7 +167,7 @@ def _spans(value: Any, key: str) -> tuple[tuple[int, ...], ...]:
 
 _OPTIONS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("activation", "layout", "method"), word),
-    **dict.fromkeys(("channels", "count", "width", "says"), whole),
+    **dict.fromkeys(("channels", "count", "width", "says", "times"), whole),
     **dict.fromkeys(("size", "stride", "window"), wholes(2)),
     **dict.fromkeys(("epsilon", "limit"), number),
     "padding": wholes(4),

@@ -41,7 +41,16 @@ from limbeck.contracts.policies import (
     View,
     head_kind,
 )
-from limbeck.contracts.quantised import BITS, LEVELS, TANH_STEPS, Quantise, Quantised, Readout
+from limbeck.contracts.quantised import (
+    BITS,
+    LEVELS,
+    TANH_STEPS,
+    Quantise,
+    Quantised,
+    QuantisedConv,
+    QuantisedGru,
+    Readout,
+)
 from limbeck.contracts.recurrent import Gru, Lstm
 from limbeck.contracts.results import (
     NO_ENVIRONMENT,
@@ -111,6 +120,8 @@ __all__ = [
     "Proof",
     "Quantise",
     "Quantised",
+    "QuantisedConv",
+    "QuantisedGru",
     "Range",
     "Rate",
     "Readout",

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from limbeck.contracts.policies import Floats
-from limbeck.contracts.quantised import Quantise, Quantised, Readout, levels_problem
+from limbeck.contracts.quantised import Quantise, Quantised, QuantisedConv, QuantisedGru, Readout, levels_problem
 from limbeck.contracts.recurrent import Gru, Lstm
 from limbeck.contracts.trees import Sparse, Tree
 
@@ -271,9 +271,13 @@ class Shared:
 
 
 Layer = (
-    Dense | Conv | Pool | Norm | Gru | Lstm | Gsde | Parallel | Shared | Tree | Sparse | Quantise | Quantised | Readout
-)
-_ALL = (Dense, Conv, Pool, Norm, Gru, Lstm, Gsde, Parallel, Shared, Tree, Sparse, Quantise, Quantised, Readout)
+    Dense | Conv | Pool | Norm | Gru | Lstm | Gsde | Parallel | Shared | Tree | Sparse
+    | Quantise | Quantised | QuantisedConv | QuantisedGru | Readout
+)  # fmt: skip
+_ALL = (
+    Dense, Conv, Pool, Norm, Gru, Lstm, Gsde, Parallel, Shared, Tree, Sparse,
+    Quantise, Quantised, QuantisedConv, QuantisedGru, Readout,
+)  # fmt: skip
 LAYERS: Mapping[str, type[Layer]] = {c.kind: c for c in _ALL}
 
 
@@ -292,8 +296,8 @@ def layer_arrays(layer: Layer) -> tuple[Floats, ...]:
 def memory_of(layers: Sequence[Layer], prefix: str = "") -> Iterator[tuple[str, int]]:
     """Name and size of every vector that a chain of layers carries from step to step: `gru0`, `lstm1.h`, `lstm1.c`."""
     for i, layer in enumerate(layers):
-        if isinstance(layer, Gru):
-            yield f"{prefix}gru{i}", layer.size
+        if isinstance(layer, Gru | QuantisedGru):
+            yield f"{prefix}{layer.kind}{i}", layer.size
         elif isinstance(layer, Lstm):
             yield f"{prefix}lstm{i}.h", layer.size
             yield f"{prefix}lstm{i}.c", layer.size

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from limbeck import distributions, spaces
 from limbeck.contracts import (
-    LEVELS,
     Array,
     Blueprint,
     Conv,
@@ -29,9 +28,6 @@ from limbeck.contracts import (
     Parallel,
     PolicyOutput,
     Pool,
-    Quantise,
-    Quantised,
-    Readout,
     Shared,
     Sparse,
     Spec,
@@ -41,8 +37,8 @@ from limbeck.contracts import (
     View,
     memory_of,
 )
-from limbeck.contracts.quantised import tanh_levels
 from limbeck.distributions import sigmoid
+from limbeck.runtimes.whole import nearest_level, quantise, quantised, quantised_conv, quantised_gru_step, readout
 
 BEFORE = ".linear"  # behind a layer's name: what it gives before its activation
 ACTIVATE: dict[str, Callable[[Array], Array]] = {
@@ -158,6 +154,9 @@ def stepped(
     if layer.kind == "gru":
         after[name] = gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
         return after[name]
+    if layer.kind == "quantised_gru":
+        after[name] = quantised_gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
+        return nearest_level(after[name])
     if layer.kind == "lstm":
         hidden, cell = (np.where(first[:, None], np.float32(0), state[f"{name}.{k}"]) for k in "hc")
         after[f"{name}.h"], after[f"{name}.c"] = lstm_step(layer, x, hidden, cell)
@@ -229,27 +228,6 @@ def _tree(layer: Tree, x: Floats) -> Floats:
 
 def _sparse(layer: Sparse, x: Floats) -> Floats:
     return layer.offset + sums(layer.terms, x)
-
-
-def _quantise(layer: Quantise, x: Floats) -> Floats:
-    with np.errstate(invalid="ignore", over="ignore"):  # infinite observations are clipped
-        v = (x - layer.offset) * layer.scale
-    v = np.clip(np.where(np.isnan(v), np.float32(0), v), -LEVELS, LEVELS)
-    return np.floor(v.astype(np.float64) + 0.5).astype(np.float32)
-
-
-def _quantised(layer: Quantised, x: Floats) -> Floats:
-    """floor((sum m + 2**(k - 1)) / 2**k) = floor(sum m / 2**k + 1/2), in float64 without any rounding: |sum m| < 2**30."""
-    step = np.ldexp(layer.multiplier.astype(np.float64), -layer.shift.astype(np.int64))
-    r = np.floor((x @ layer.weight + layer.bias).astype(np.float64) * step + 0.5)
-    r = np.clip(r, 0 if layer.activation == "relu" else -LEVELS, LEVELS)
-    if layer.activation == "tanh":
-        return tanh_levels()[r.astype(np.int64) + LEVELS]
-    return r.astype(np.float32)
-
-
-def _readout(layer: Readout, x: Floats) -> Floats:
-    return (x @ layer.weight + layer.bias) * layer.scale
 
 
 def sums(terms: Terms, x: Floats) -> Floats:
@@ -341,7 +319,8 @@ _APPLY: dict[str, Callable[[Any, Floats], Floats]] = {  # a layer without memory
     "shared": _shared,
     "tree": _tree,
     "sparse": _sparse,
-    "quantise": _quantise,
-    "quantised": _quantised,
-    "readout": _readout,
+    "quantise": quantise,
+    "quantised": quantised,
+    "quantised_conv": quantised_conv,
+    "readout": readout,
 }
