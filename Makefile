@@ -38,8 +38,9 @@ bench-methods: $(VENV)/.test  ## Imitation methods compared on five tasks, into 
 fixtures: $(VENV)/.fixtures  ## The teacher files under tests/fixtures again, by the real programs; FIXTURES="NAME ..." for some.
 	SB3_OLD_PYTHON=$(OLD_SB3)/bin/python $(BIN)/python tests/fixtures/make_fixtures.py $(FIXTURES)
 
-runtime-wheel: $(VENV)/.test  ## The small second wheel, limbeck-runtime, into dist/.
-	$(PIP) wheel --no-deps --wheel-dir dist ./runtime
+runtime-wheel: $(VENV)/.test  ## The small second wheel, limbeck-runtime, into dist/, and the source distribution it is built from.
+	$(PIP) install build
+	$(BIN)/python -m build --outdir dist ./runtime
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist src/*.egg-info runtime/build runtime/*.egg-info

@@ -3,16 +3,17 @@
     python benchmarks/c_latency.py
 
 Native: a C loop over 64 observations that adds up the chosen actions, guard included; no fast-math. Each build has its
-own floors, measured with the same compiler and flags as times of work that a step cannot avoid:
+own floors, measured with the same compiler and instructions (those that a plain -O2 build picks at run time, without fused
+multiply-adds, as there) as times of work that a step cannot avoid:
 
 - "multiply-adds alone": at the peak rate of 12 independent chains in registers;
 - "with its activations": and 128 tanh in registers, 8 independent chains, of the cheaper of two formulas that are as
   exact as the exported one (one division, or Newton's steps instead); ReLU counts nothing, so there the two are equal;
 - "reading": the multiply-adds with every weight read once from memory in order, and the activations.
 
-ONNX Runtime is called through its C API on bound tensors, one thread; it chooses the widest instructions of the machine at
-run time, which a plain -O2 build does not. From Python: one observation in, one action out. Rounds of all contestants
-alternate, and the best of ROUNDS counts, so that a busy machine slows nobody more than the others.
+ONNX Runtime is called through its C API on bound tensors, one thread; it too chooses the widest instructions of the machine
+at run time. From Python: one observation in, one action out. Rounds of all contestants alternate, and the best of ROUNDS
+(from Python, of BURSTS) counts, so that a busy machine slows nobody more than the others.
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ from machine import machine
 from limbeck import seeding, spaces, storage
 from limbeck.contracts import Array, Blueprint, Dense, Range, Spec
 from limbeck.exporters import c, onnx
+from limbeck.exporters.ccode import dispatch
 from limbeck.runtimes import compiled_c, onnx_session
 
 SIZES = (8, 64, 64, 4)
 ACTIVATIONS = ("relu", "tanh")
 ROUNDS = 15
+BURSTS = 300  # of calls from Python, each shorter than what the scheduler gives to one program
 RESULT = Path(__file__).parent / "results" / "c_latency.json"
 BUILDS = {
     "O2": ("-O2",),
+    "O2 SSE2": ("-O2", "-DLIMBECK_NO_DISPATCH"),
     "O2 native": ("-O2", "-march=native"),
     "O3 native": ("-O3", "-march=native"),
 }
@@ -139,7 +143,7 @@ def floors(network: Blueprint, measured: Array) -> dict[str, float]:
 def programs(networks: dict[str, Blueprint], folder: Path) -> dict[str, list[str]]:
     """The commands to time, by "activation build", "activation onnxruntime" and "floor build"."""
     commands: dict[str, list[str]] = {}
-    for flags_name, flags in BUILDS.items():
+    for flags_name, flags in {**BUILDS, "O2": ("-O2", *picked(folder))}.items():
         commands[f"floor {flags_name}"] = [compiled(latency_programs.FLOOR, folder, f"floor {flags_name}", flags)]
     for activation, network in networks.items():
         place = folder / activation
@@ -150,6 +154,14 @@ def programs(networks: dict[str, Blueprint], folder: Path) -> dict[str, list[str
         (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*")
         commands[f"{activation} onnxruntime"] = [caller, str(library), str(place / "onnx" / "policy.onnx")]
     return commands
+
+
+def picked(folder: Path) -> tuple[str, ...]:
+    """The flags for the instructions that a plain build picks at run time here."""
+    asked = (f'if (__builtin_cpu_supports("{level}")) return puts("{level}") < 0;' for level in dispatch.LEVELS)
+    source = f"#include <stdio.h>\nint main(void) {{ {' '.join(asked)} return 0; }}\n"
+    found = run([compiled(source, folder, "picked", ("-O2",))])
+    return (f"-m{found[0]}", "-ffp-contract=off") if found else ()
 
 
 def compiled(source: str, folder: Path, name: str, flags: tuple[str, ...]) -> str:
@@ -185,9 +197,9 @@ def python_times(network: Blueprint, folder: Path) -> dict[str, float]:
     answers = [[int(call(o)) for o in observations] for call in contestants.values()]
     if any(answer != answers[0] for answer in answers):
         raise SystemExit("the contestants do not choose the same actions")
-    calls = {"limbeck step": 20_000, "limbeck step native": 20_000, "onnxruntime": 1_000, "sb3 predict": 200}
+    calls = {"limbeck step": 2_000, "limbeck step native": 2_000, "onnxruntime": 100, "sb3 predict": 10}
     best = dict.fromkeys(contestants, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(BURSTS):
         for name, call in contestants.items():
             best[name] = min(best[name], timed(call, observations, calls[name]))
     return best

@@ -1,19 +1,24 @@
 """Builds the wheel: the modules of Limbeck that playing needs are copied from ../src into limbeck_runtime/_limbeck.
 
 They are the same files, word for word but for their imports, so there is one implementation. Which ones is read from
-their import lines, beginning with ROOTS.
+their import lines, beginning with ROOTS. A source distribution holds them as they are, in a src of its own, from which
+the same wheel is built without a checkout.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE if (HERE / "src" / "limbeck").is_dir() else HERE.parent  # of a source distribution, or of the checkout
+SOURCE = ROOT / "src"
 ROOTS = (
     "limbeck.blueprints",
     "limbeck.exporters.contract",
@@ -70,12 +75,32 @@ class Build(build_py):
 
     def run(self) -> None:
         super().run()
-        if not (SOURCE / "limbeck").is_dir():
-            raise SystemExit("limbeck-runtime is built from a checkout of Limbeck: ../src/limbeck is not there.")
+        require_source()
         package = Path(self.build_lib) / "limbeck_runtime"
         copy(package / "_limbeck")
-        (package / "LICENSE").write_text((SOURCE.parent / "LICENSE").read_text())
+        shutil.copy(ROOT / "LICENSE", package)
+
+
+class Pack(sdist):
+    """What is here, the modules as they are in Limbeck, and the licence."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        require_source()
+        super().make_release_tree(base_dir, files)
+        for path in modules().values():
+            place = Path(base_dir) / path.relative_to(ROOT)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+        shutil.copy(ROOT / "LICENSE", base_dir)
+
+
+def require_source() -> None:
+    """Stop where neither a checkout nor a source distribution is around this file."""
+    if not (SOURCE / "limbeck").is_dir():
+        raise SystemExit(
+            "limbeck-runtime is built from a checkout of Limbeck or from its own source distribution: there is no src/limbeck."
+        )
 
 
 if __name__ == "__main__":
-    setup(cmdclass={"build_py": Build})
+    setup(cmdclass={"build_py": Build, "sdist": Pack})

@@ -5,7 +5,7 @@ POINT is one of
     torn:TEXT:N      the same, with only half of its bytes there
     after:TEXT:N     it was renamed
     play:N           the N-th batch of episodes begins (racing, choosing, polishing, bounds, proof)
-    write:N          the N-th file of the whole run is written aside
+    write:N          the N-th file in the folder behind --out is written aside
 
 With UNFILMED in its environment it makes no film, as the tests that patch filming away in their own process.
 """
@@ -75,7 +75,7 @@ if __name__ == "__main__":
     if kind == "play":
         kill_at_play(int(rest[0]))
     elif kind == "write":
-        kill_at_write("before", "", int(rest[0]))
+        kill_at_write("before", sys.argv[sys.argv.index("--out") + 1], int(rest[0]))
     else:
         kill_at_write(kind, rest[0], int(rest[1]))
     sys.exit(cli.main(sys.argv[2:]))

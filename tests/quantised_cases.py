@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces as S
 
 from limbeck import seeding, spaces
-from limbeck.contracts import Blueprint, Quantise, Quantised, Readout, Spec, View
+from limbeck.contracts import Blueprint, Quantise, Quantised, QuantisedConv, QuantisedGru, Readout, Spec, View
 from limbeck.contracts.quantised import BITS, LARGEST_SUM, least
 
 WIDTHS = tuple(BITS)
@@ -42,6 +43,36 @@ def dense(rng: np.random.Generator, n_in: int, n_out: int, activation: str, widt
 def readout(rng: np.random.Generator, n_in: int, n_out: int, width: str) -> Readout:
     weight, bias = drawn(rng, n_in, n_out, width)
     return Readout(weight, bias, (rng.normal(size=n_out) / 1000).astype(np.float32), width)
+
+
+def conv(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    kernel: tuple[int, int, int, int],
+    activation: str,
+    width: str,
+    **options: Any,
+) -> QuantisedConv:
+    """kernel: height, width, channels in and out; levels spread as those of `dense`."""
+    flat = dense(rng, math.prod(kernel[:3]), kernel[3], activation, width)
+    return QuantisedConv(
+        flat.weight.reshape(kernel), flat.bias, flat.multiplier, flat.shift, size,
+        activation=activation, width=width, **options,
+    )  # fmt: skip
+
+
+def gru(rng: np.random.Generator, n_in: int, size: int, width: str) -> QuantisedGru:
+    """A memory whose gates are spread over their tables: of each half one is drawn anew."""
+    halves = {}
+    for half, count in (("x", n_in), ("h", size)):
+        weight, bias = drawn(rng, count, 3 * size, width)
+        multiplier = rng.integers(1, 256, 3 * size)
+        spread = (np.sqrt((weight**2).sum(0)) * 60 + 1) * multiplier
+        shift = np.clip(np.round(np.log2(spread / 1000)), 1, 31)
+        shift[rng.integers(3 * size)] = rng.integers(1, 32)
+        halves |= {f"weight_{half}": weight, f"bias_{half}": np.round(bias / 2)}
+        halves |= {f"multiplier_{half}": multiplier.astype(np.float32), f"shift_{half}": shift.astype(np.float32)}
+    return QuantisedGru(**halves, width=width)
 
 
 def policy(
@@ -84,13 +115,20 @@ def observations(size: int, rows: int, seed: int = 0) -> np.ndarray:
 # ---------------------------------------------------------------- in Python's integers
 
 
-def said(blueprint: Blueprint, row: np.ndarray) -> list[float]:
-    """What the policy says of one row of finite numbers, one integer after the other."""
+def said(blueprint: Blueprint, row: np.ndarray, memory: dict[int, list[int]] | None = None) -> list[float]:
+    """What the policy says of one row of finite numbers, one integer after the other; `memory` of layers is gone on with."""
     x: list[int] = []
-    for layer in blueprint.layers:
+    held = {} if memory is None else memory
+    for i, layer in enumerate(blueprint.layers):
         match layer:
             case Quantise():
-                x = [_level(v, o, s) for v, o, s in zip(row, layer.offset, layer.scale, strict=True)]
+                ranges = list(zip(layer.offset, layer.scale, strict=True)) * layer.times
+                x = [_level(v, o, s) for v, (o, s) in zip(row, ranges, strict=True)]
+            case QuantisedConv():
+                x = convolved(layer, x)
+            case QuantisedGru():
+                held[i] = remembered(layer, x, held.get(i, [0] * layer.size))
+                x = [(m + 64) >> 7 for m in held[i]]
             case Quantised():
                 x = [_answer(layer, j, _sum(layer, x, j)) for j in range(layer.outputs)]
             case Readout():
@@ -111,8 +149,65 @@ def _sum(layer: Quantised | Readout, x: list[int], j: int) -> int:
     return int(layer.bias[j]) + sum(v * int(w) for v, w in zip(x, layer.weight[:, j], strict=True))
 
 
-def _answer(layer: Quantised, j: int, total: int) -> int:
-    shift = int(layer.shift[j])
-    r = (total * int(layer.multiplier[j]) + 2 ** (shift - 1)) >> shift
+def _rescaled(total: int, multiplier: float, shift: float) -> int:
+    return (total * int(multiplier) + 2 ** (int(shift) - 1)) >> int(shift)
+
+
+def _answer(layer: Quantised | QuantisedConv, j: int, total: int) -> int:
+    r = _rescaled(total, layer.multiplier[j], layer.shift[j])
     r = min(max(r, 0 if layer.activation == "relu" else -127), 127)
-    return round(127 * math.tanh(r / 32)) if layer.activation == "tanh" else r
+    return _tanh(r) if layer.activation == "tanh" else r
+
+
+def convolved(layer: QuantisedConv, x: list[int]) -> list[int]:
+    """Place by place: height x width x channels out of the levels of a picture."""
+    (height, width), (down, across), (kh, kw, channels, out) = layer.size, layer.stride, layer.weight.shape
+    made = []
+    for i in range(0, height - kh + 1, down):
+        for j in range(0, width - kw + 1, across):
+            for k in range(out):
+                total = int(layer.bias[k])
+                for a in range(kh):
+                    for b in range(kw):
+                        for c in range(channels):
+                            at = ((i + a) * width + j + b) * channels + c
+                            if layer.layout == "chw":
+                                at = (c * height + i + a) * width + j + b
+                            total += x[at] * int(layer.weight[a, b, c, k])
+                made.append(_answer(layer, k, total))
+    return made
+
+
+def remembered(layer: QuantisedGru, x: list[int], memory: list[int]) -> list[int]:
+    """The memory after a step."""
+    n = layer.size
+    level = [(m + 64) >> 7 for m in memory]
+    a = [_gate(layer, "x", j, x) for j in range(3 * n)]
+    b = [_gate(layer, "h", j, level) for j in range(3 * n)]
+    after = []
+    for j in range(n):
+        r, z = (_sigmoid(_clipped((a[g + j] + b[g + j] + 8) >> 4)) for g in (0, n))
+        new = _tanh(_clipped((a[2 * n + j] + ((r * b[2 * n + j] + 128) >> 8) + 8) >> 4))
+        after.append((z * memory[j] + (256 - z) * 128 * new + 128) >> 8)
+    return after
+
+
+def _gate(layer: QuantisedGru, half: str, j: int, x: list[int]) -> int:
+    named: Mapping[str, np.ndarray] = vars(layer)
+    weights = (int(w) for w in named[f"weight_{half}"][:, j])
+    total = int(named[f"bias_{half}"][j]) + sum(v * w for v, w in zip(x, weights, strict=True))
+    found = _rescaled(total, named[f"multiplier_{half}"][j], named[f"shift_{half}"][j])
+    return min(max(found, -32767), 32767)
+
+
+def _clipped(level: int) -> int:
+    return min(max(level, -127), 127)
+
+
+def _tanh(level: int) -> int:
+    return round(127 * math.tanh(level / 32))
+
+
+def _sigmoid(level: int) -> int:
+    """In steps of 1/256, from the numbers of `_tanh` alone."""
+    return 128 + round(Fraction(_tanh(level) * 128, 127))

@@ -391,6 +391,7 @@ def test_every_verb_prints_json_alone(
     call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    finished = Path(shutil.copytree(finished, tmp_path / "finished"))  # proving and exporting add to it
     policy = finished / "students" / "linear-s0" / "policy.safetensors"
     few = (
         "--options",

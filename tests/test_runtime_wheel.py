@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ PLAY = """
 import json, sys
 from pathlib import Path
 
-BLOCKED = {"torch", "gymnasium", "scipy", "safetensors", "limbeck", "onnx"}
+BLOCKED = {"torch", "gymnasium", "scipy", "safetensors", "limbeck", "onnx", "fcntl"}  # the last is not on Windows
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in BLOCKED:
@@ -205,9 +206,18 @@ def test_the_wheel_in_a_fresh_environment_with_numpy_only(tmp_path: Path) -> Non
         ROOT / "src" / "limbeck", checkout / "src" / "limbeck", ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(ROOT / "LICENSE", checkout)
-    pip(sys.executable, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(checkout / "runtime"))
+    build = ("wheel", "--no-deps", "--no-build-isolation", "-w")
+    pip(sys.executable, *build, str(tmp_path / "direct"), str(checkout / "runtime"))
+    packed = [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)]
+    subprocess.run(packed, cwd=checkout / "runtime", capture_output=True, check=True)
+    shutil.rmtree(checkout)  # from here on there is the source distribution alone
+    (source,) = tmp_path.glob("limbeck_runtime-*.tar.gz")
+    pip(sys.executable, *build, str(tmp_path), str(source))
     (wheel,) = tmp_path.glob("limbeck_runtime-*.whl")
     assert wheel.stat().st_size < 100_000
+    (direct,) = (tmp_path / "direct").glob("limbeck_runtime-*.whl")
+    assert package(wheel) == package(direct)
+    assert {"limbeck_runtime/LICENSE", "limbeck_runtime/_limbeck/contracts/__init__.py"} < package(wheel).keys()
     venv.create(tmp_path / "fresh", with_pip=True)
     python = str(tmp_path / "fresh" / "bin" / "python")
     done = subprocess.run(
@@ -223,6 +233,12 @@ def test_the_wheel_in_a_fresh_environment_with_numpy_only(tmp_path: Path) -> Non
     told = run(python, "installed", "", str(tmp_path / "box"))["told"]["box"]["rows"]
     assert told["onnx"][0] is None
     assert 'pip install "limbeck-runtime[onnx]"' in told["onnx"][1]
+
+
+def package(wheel: Path) -> dict[str, bytes]:
+    """What it installs, but for what describes it."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
 
 
 def pip(python: str, *arguments: str) -> None:

@@ -100,6 +100,24 @@ def test_another_claim_stands_alone_beside_the_run(run):
     assert load_result(run).members[1].proof is None
 
 
+def test_a_compressed_member_is_proved_at_its_share_of_alpha(run, monkeypatch):
+    """The second member told as made from the first: a sequence of its own, whatever became of the first."""
+    result, fixed = load_result(run), storage.read_json(run / "records" / "bounds.json")
+    plain, made = result.members
+    storage.write_json(run / "records" / "bounds.json", {**fixed, proving.SHARED: True})
+    storage.write_json(
+        run / "result.json", replace(result, members=[plain, replace(made, lineage=(plain.name, "prune 0.5"))])
+    )
+    found = limbeck.prove(f"{run}:{made.name}", max_episodes=20)
+    assert (found.alpha, found.chosen_late) == (0.025, False)
+    assert "stands alone" not in found.reason
+    assert load_result(run).members[1].proof == found
+    assert "one or more claims of the" in (run / "report.html").read_text()
+    monkeypatch.setattr("limbeck.reporting.write", lambda folder: None)  # its time
+    again = limbeck.prove(f"{run}:{made.name}", max_episodes=40)
+    assert (again.alpha, again.chosen_late) == (0.025, False), "it goes on at the level it was begun with"
+
+
 def test_another_seed_begins_a_proof_of_its_own(run):
     name = load_result(run).members[0].name
     found = limbeck.prove(f"{run}:{name}", seed=5, max_episodes=20)

@@ -66,7 +66,7 @@ def test_the_members_are_portrayed(made):
     assert set(member.saliency) == {f"obs[{i}]" for i in range(4)}
     assert member.simplicity == {}
     assert member.tails["teacher iqm"].value == pytest.approx(1.0, abs=0.05)
-    assert member.tails["worst 1 %"].interval == "needs 473 episodes"
+    assert member.tails["worst 1 %"].interval == "needs 555 episodes"
 
 
 def test_the_verb_adds_rows_and_repeats_none(run, monkeypatch):
@@ -127,6 +127,22 @@ def test_rows_of_another_seed_make_room_and_are_billed_once(run, monkeypatch):
     assert np.diff(bills).tolist() == [0, played, 0, 0]
     assert seeds == [{0}, {7}, {0}, {7}]
     assert storage.check_manifest(run) == []
+
+
+def test_rows_of_another_attack_are_played_again_and_stay_on_the_bill(run, monkeypatch):
+    """A row stored as the single signed step once was: its unit says that it is another attack."""
+    monkeypatch.setattr("limbeck.reporting.write", lambda folder: None)  # its time
+    asked = {"episodes": 2, "disturbances": ["adversarial"], "seed": 3}
+    told = limbeck.stress(str(run), **asked)
+    assert {row.unit for row in told[1:]} == {"standard deviations (PGD, 4 steps)"}
+    path, before = run / "stress" / "linear-s0.episodes-2.seed-3.json", load_result(run).bill.stress_steps
+    stored = storage.read_json(path)
+    stored["rows"][0]["unit"] = "standard deviations"
+    storage.write_json(path, stored)
+    assert limbeck.stress(str(run), **asked) == told
+    assert load_result(run).bill.stress_steps - before == told[1].env_steps, "one row was played again"
+    assert limbeck.stress(str(run), **asked) == told
+    assert load_result(run).bill.stress_steps - before == told[1].env_steps
 
 
 def test_two_files_are_played_without_a_run(run, capsys):

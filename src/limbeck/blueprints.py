@@ -27,6 +27,7 @@ from limbeck.contracts import (
     Parallel,
     Pool,
     Quantise,
+    QuantisedConv,
     Range,
     Shared,
     Spec,
@@ -191,7 +192,7 @@ def _check_mask(blueprint: Blueprint) -> None:
 def _largest(layer: Layer) -> int:
     """The longest row that running a layer needs, that of all windows of an image side by side included."""
     match layer:
-        case Conv():
+        case Conv() | QuantisedConv():
             return max(layer.outputs, math.prod(layer.out_size) * math.prod(layer.weight.shape[:3]))
         case Pool():
             return max(layer.outputs, math.prod(layer.out_size) * math.prod(layer.window) * layer.channels)

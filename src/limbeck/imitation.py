@@ -58,7 +58,8 @@ def imitate(
     for rows in family.stacks:
         if rows.stack.architecture.precision:
             for name, data in tables.items():
-                rows.stack.see(rows.theta, name, _all_inputs(data), fresh=rows.steps == 0)
+                seen = _all_inputs(data, rows.stack.pixels)
+                rows.stack.see(rows.theta, name, seen, fresh=rows.steps == 0)
     sums = {id(rows): torch.zeros(len(rows.members)) for rows in family.stacks}
     draws = [
         Draw(family, recurrent, pixels, run_seed, round_number)
@@ -115,11 +116,11 @@ def _gradient(
     return loss.detach(), gradient
 
 
-def _all_inputs(data: Table) -> torch.Tensor:
+def _all_inputs(data: Table, pixels: bool) -> torch.Tensor:
     """[n, O * H] every row; of pictures, which stay in their files, some."""
     if isinstance(data.inputs, torch.Tensor):
         return data.inputs
-    return data.gather(torch.linspace(0, data.rows - 1, min(SCAN, data.rows)).long(), pixels=False)
+    return data.gather(torch.linspace(0, data.rows - 1, min(SCAN, data.rows)).long(), pixels)
 
 
 def _with_own(rows: Rows, batch: Batch) -> Batch:

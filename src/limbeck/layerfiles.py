@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from limbeck import packing
-from limbeck.contracts import LAYERS, Array, Floats, Layer, Quantised, Readout
+from limbeck.contracts import LAYERS, Array, Floats, Layer, Quantised, QuantisedConv, QuantisedGru, Readout
 from limbeck.contracts.quantised import BITS, storage_bits
 from limbeck.errors import InputError, printable, unknown
 
@@ -24,7 +24,7 @@ def to_arrays(prefix: str, layers: tuple[Layer, ...], arrays: dict[str, Array]) 
 
 
 def _layer_to_arrays(place: str, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:
-    if isinstance(layer, Quantised | Readout):
+    if isinstance(layer, Narrow):
         return _narrow_to_arrays(place, layer, arrays)
     described: dict[str, Any] = {"type": layer.kind}
     for entry in fields(layer):
@@ -59,8 +59,8 @@ def _layer_from_arrays(place: str, described: Mapping[str, Any], arrays: Mapping
         key = entry.name
         if key in _RANKS:
             array = arrays[f"{place}.{key}"]
-            if kind in _NARROW and key == "weight":
-                array = _narrow_weight(described, array, arrays[f"{place}.bias"].size)
+            if kind in _WHOLE and key.startswith("weight"):
+                array = _narrow_weight(described, key, array, lambda name: arrays[f"{place}.{name}"].size)
             values[key] = array
             wanted = _WEIGHT_RANKS.get(kind, _RANKS[key]) if key == "weight" else _RANKS[key]
             if array.ndim != wanted:
@@ -73,35 +73,41 @@ def _layer_from_arrays(place: str, described: Mapping[str, Any], arrays: Mapping
                 for k, branch in enumerate(described[key])
             )
         elif key in described:
-            values[key] = (word if kind in _NARROW else _OPTIONS[key])(described[key], key)
+            read = word if kind in _WHOLE and key == "width" else _OPTIONS[key]
+            values[key] = read(described[key], key)
     return LAYERS[kind](**values)
 
 
 # ---------------------------------------------------------------- layers in whole numbers
 
-_NARROW = (Quantised.kind, Readout.kind)
-_STORED = {"weight": np.int8, "bias": np.int32, "multiplier": np.uint8, "shift": np.uint8}
+Narrow = Quantised | QuantisedConv | QuantisedGru | Readout
+_WHOLE = (Quantised.kind, QuantisedConv.kind, QuantisedGru.kind, Readout.kind)
+_STORED = {"weight": np.int8, "bias": np.int32, "multiplier": np.uint8, "shift": np.uint8}  # weight_x as weight
 
 
-def _narrow_to_arrays(place: str, layer: Quantised | Readout, arrays: dict[str, Array]) -> dict[str, Any]:
+def _narrow_to_arrays(place: str, layer: Narrow, arrays: dict[str, Array]) -> dict[str, Any]:
     """The same for a quantised layer; weights of 4 and 2 bits lie packed, raised so that none is negative."""
     described: dict[str, Any] = {"type": layer.kind}
     if problem := layer.problem():
         raise InputError(f"{printable(problem)}: its numbers cannot be stored. Quantise the policy again.")
+    bits = storage_bits(layer.width)
     for entry in fields(layer):
-        value = getattr(layer, entry.name)
-        if isinstance(value, np.ndarray):
-            arrays[f"{place}.{entry.name}"] = value.astype(_STORED.get(entry.name, np.float32))
-        else:
+        value, stem = getattr(layer, entry.name), entry.name.partition("_")[0]
+        if not isinstance(value, np.ndarray):
             described[entry.name] = value
-    if (bits := storage_bits(layer.width)) < 8:
-        arrays[f"{place}.weight"] = packing.pack(layer.weight + 2 ** (bits - 1), bits)
-        described["inputs"] = layer.inputs  # which the packed weights do not say
-    return described
+        elif stem == "weight" and bits < 8:
+            arrays[f"{place}.{entry.name}"] = packing.pack(value + 2 ** (bits - 1), bits)
+        else:
+            arrays[f"{place}.{entry.name}"] = value.astype(_STORED.get(stem, np.float32))
+    if bits == 8:
+        return described
+    if isinstance(layer, QuantisedConv):  # what the packed weights do not say
+        return described | {"window": layer.window, "channels": int(layer.weight.shape[2])}
+    return described | {"inputs": layer.inputs}
 
 
-def _narrow_weight(described: Mapping[str, Any], stored: Floats, outputs: int) -> Floats:
-    """[in, out] weights from what `_narrow_to_arrays` stored."""
+def _narrow_weight(described: Mapping[str, Any], key: str, stored: Floats, sizes: Callable[[str], int]) -> Floats:
+    """Weights from what `_narrow_to_arrays` stored; `sizes` says how many numbers another array of the layer holds."""
     width = word(described["width"], "width")
     if width not in BITS:
         raise unknown("width", width, BITS)
@@ -110,14 +116,22 @@ def _narrow_weight(described: Mapping[str, Any], stored: Floats, outputs: int) -
     packed = np.clip(stored, 0, 255).astype(np.uint8)
     if not (packed == stored).all():
         raise ValueError("packed weights that are no bytes")
-    inputs = whole(described["inputs"], "inputs")
-    return packing.signed(packed, bits, (inputs, outputs))
+    return packing.signed(packed, bits, _packed_shape(described, key, sizes))
+
+
+def _packed_shape(described: Mapping[str, Any], key: str, sizes: Callable[[str], int]) -> tuple[int, ...]:
+    if described["type"] == QuantisedConv.kind:
+        window, channels = wholes(2)(described["window"], "window"), whole(described["channels"], "channels")
+        return (*window, channels, sizes("bias"))
+    if key == "weight_h":
+        return sizes("bias_h") // 3, sizes("bias_h")
+    return whole(described["inputs"], "inputs"), sizes(key.replace("weight", "bias"))
 
 
 # ---------------------------------------------------------------- reading descriptions
 
-_RANKS = {"weight": 2, "bias": 1, "weight_x": 2, "weight_h": 2, "bias_x": 1, "bias_h": 1, "spread": 2, "threshold": 1, "leaves": 2, "multiplier": 1, "shift": 1, "offset": 1, "scale": 1}  # fmt: skip
-_WEIGHT_RANKS = {"conv": 4, "norm": 1, "tree": 1, "sparse": 1}
+_RANKS = {"weight": 2, "bias": 1, "weight_x": 2, "weight_h": 2, "bias_x": 1, "bias_h": 1, "spread": 2, "threshold": 1, "leaves": 2, "multiplier": 1, "multiplier_x": 1, "multiplier_h": 1, "shift": 1, "shift_x": 1, "shift_h": 1, "offset": 1, "scale": 1}  # fmt: skip
+_WEIGHT_RANKS = {"conv": 4, "quantised_conv": 4, "norm": 1, "tree": 1, "sparse": 1}
 
 
 def word(value: Any, key: str) -> str:

@@ -250,15 +250,12 @@ def _reduce(term: Term, student: torch.Tensor, batch: Batch, head: Head, inside:
     if term.source:
         labels = {**labels, "feature": labels[f"feature:{term.source}"]}
     said = _read(term, student, labels) if entry.reads == "params" else inside.hidden[term.layer]
+    prefix = f"{term.key}/"
+    own = {name[len(prefix) :]: value for name, value in inside.own.items() if name.startswith(prefix)}
+    arguments = (said, labels, head) if entry.owns is None else (said, labels, head, own)
     if entry.kind == "batch":
-        whole = mask if mask is not None else student.new_ones(student.shape[1:3])
-        return entry.fn(said, labels, head, whole)
-    if entry.kind == "trainable":
-        prefix = f"{term.key}/"
-        own = {name[len(prefix) :]: value for name, value in inside.own.items() if name.startswith(prefix)}
-        rows = entry.fn(said, labels, head, own)
-    else:
-        rows = entry.fn(said, labels, head)
+        return entry.fn(*arguments, mask if mask is not None else student.new_ones(student.shape[1:3]))
+    rows = entry.fn(*arguments)
     if mask is None:
         return rows.mean((-2, -1))
     return (rows * (mask / mask.sum().clamp_min(1.0))).sum((-2, -1))

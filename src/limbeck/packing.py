@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,11 +39,11 @@ def unpack(content: Array, bits: int, count: int) -> NDArray[np.uint8]:
     return flat[:count].astype(np.uint8)
 
 
-def signed(content: Array, bits: int, shape: tuple[int, int]) -> Floats:
+def signed(content: Array, bits: int, shape: tuple[int, ...]) -> Floats:
     """Weights of 4 or 2 bits from bytes, in which they lie raised by half their range; ValueError as `unpack`.
 
     >>> signed(pack(np.array([-8, 0, 7, 1]) + 8, 4), 4, (2, 2)).tolist()
     [[-8.0, 0.0], [7.0, 1.0]]
     """
-    raised = unpack(content, bits, shape[0] * shape[1]).astype(np.float32)
+    raised = unpack(content, bits, math.prod(shape)).astype(np.float32)
     return raised.reshape(shape) - np.float32(2 ** (bits - 1))

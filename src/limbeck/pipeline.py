@@ -11,6 +11,7 @@ from typing import Any
 from limbeck import identity, machine, runs, settings, storage, tasks
 from limbeck.contracts import RunResult, Task, Teacher
 from limbeck.errors import InputError
+from limbeck.reporting.trackers.live import following
 from limbeck.runs import Tell
 from limbeck.settings import Recipe
 from limbeck.stages import choosing, compressing, learn, proving, refusals, scene, ship, stressing
@@ -31,10 +32,11 @@ def distill(
     recipe, task, teacher = _load(values, options, teacher_object, env_object, tell)
     folder = folder or default_folder(recipe, task)
     runs.refuse_foreign(folder)
-    with storage.locked(folder), machine.steady(recipe.threads):
+    tracked = following(folder, recipe.report.track, tell)
+    with storage.locked(folder), machine.steady(recipe.threads), tracked as follower:
         if (folder / runs.RESULT).exists():
             tell("run", f"{folder} is finished: what it found is told again")
-        run = runs.open_run(folder, recipe, tell, identity.of_task(task))
+        run = replace(runs.open_run(folder, recipe, tell, identity.of_task(task)), follower=follower)
         here = scene.verify(run, task, teacher)  # is the teacher what it should be?
         family, imitated = learn.imitate_rounds(here)  # collect <> imitate, racing between rounds
         chosen, choice = choosing.choose(here, family)  # one member of each size

@@ -125,10 +125,11 @@ def _stressed(rows: Sequence[Stressed]) -> None:
     """Teacher and student side by side, a line for each disturbance and level."""
     from limbeck.proof.robustness import kept
 
-    print(f"{'disturbance':<13}{'level':<26}{'teacher':>10}{'student':>10}  keeps (95 % interval)")
-    for row in rows:
-        level = row.unit if row.disturbance == "none" else f"{row.level:g} {row.unit}"
-        print(f"{row.disturbance:<13}{level:<26}{row.teacher:>10.4g}{row.student:>10.4g}  {kept(row)}")
+    levels = [row.unit if row.disturbance == "none" else f"{row.level:g} {row.unit}" for row in rows]
+    wide = max(26, *map(len, levels))
+    print(f"{'disturbance':<13}{'level':<{wide}}{'teacher':>10}{'student':>10}  keeps (95 % interval)")
+    for row, level in zip(rows, levels, strict=True):
+        print(f"{row.disturbance:<13}{level:<{wide}}{row.teacher:>10.4g}{row.student:>10.4g}  {kept(row)}")
     steps = sum(row.env_steps for row in rows)
     print(f"{rows[0].episodes} episodes of each, {steps:,} environment steps; measured, not proved")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from limbeck import machine, recipes, storage
 from limbeck.contracts import Array
@@ -25,6 +25,22 @@ _BEFORE_THE_RECIPE = (storage.LOCK, storage.PROBE, IDENTITY)  # all that a run k
 Tell = Callable[[str, str], None]  # (stage, what happened): progress for people
 
 
+class Follower(Protocol):
+    """Who is told of a run's curves while it goes on; it raises nothing, and the run does not depend on it."""
+
+    def added(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """metrics.jsonl ends with these lines now."""
+        ...
+
+    def dropped(self) -> None:
+        """Lines were removed from metrics.jsonl."""
+        ...
+
+    def finished(self) -> None:
+        """The result is written."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """An open run folder."""
@@ -33,17 +49,33 @@ class Run:
     recipe: Recipe
     identity: Mapping[str, Any]
     tell: Tell
+    follower: Follower | None = None
 
     def record(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The record `name`: read if the stage finished before, else computed, timed and written."""
         path = self.folder / "records" / f"{name}.json"
         if path.exists():
-            found: dict[str, Any] = storage.read_json(path)
-            return found
+            return storage.read_table(path)
         begin = time.perf_counter()
         value = storage.plain({**compute(), "seconds": time.perf_counter() - begin})
         storage.write_json(path, value)
         return dict(value)
+
+    def add_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Add lines to metrics.jsonl."""
+        storage.append_metrics(self.folder, rows)
+        if self.follower is not None:
+            self.follower.added(rows)
+
+    def drop_metrics(self, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Remove lines of rounds that will be played again."""
+        rows = storage.read_metrics(self.folder)
+        kept = [row for row in rows if not unwanted(row)]
+        if len(kept) == len(rows):
+            return
+        storage.write_text(self.folder / storage.METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+        if self.follower is not None:
+            self.follower.dropped()
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -74,7 +106,7 @@ def open_run(folder: Path, recipe: Recipe, tell: Tell, task: Mapping[str, Any]) 
         if changed and all(key.startswith("verify.") for key in changed) and not (folder / "records").exists():
             recipes.write(path, recipe)  # the teacher was refused: how it is judged may change, nothing rests on it yet
             changed = []
-        identity = storage.read_json(folder / IDENTITY)
+        identity = storage.read_table(folder / IDENTITY)
         stands = identity.get("task", {})  # what a recipe does not tell of an environment that is an object
         changed += [key for key, value in storage.plain(task).items() if stands.get(key) != value]
         if changed:
@@ -152,14 +184,6 @@ def load_one(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         raise StorageError("it does not match its checksum.")
     values: dict[str, Any] = json.loads(text)
     return arrays, values
-
-
-def drop_metrics(folder: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Remove lines of rounds that will be played again."""
-    rows = storage.read_metrics(folder)
-    kept = [row for row in rows if not unwanted(row)]
-    if len(kept) < len(rows):
-        storage.write_text(folder / storage.METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _checkpoint(folder: Path, stage: str, number: int) -> Path:

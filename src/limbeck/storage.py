@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -68,6 +67,16 @@ def read_json(path: Path) -> Any:
         raise _storage_error(path, error) from error
     except ValueError as error:
         raise StorageError(f"{path} is damaged: {error}. Remove it, or restore it from a copy.") from error
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A JSON file that holds a table of names, as every file that Limbeck writes for itself does."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise StorageError(
+            f"{path} is damaged: it holds no table, but {type(found).__name__}. Remove it, or restore it from a copy."
+        )
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -262,6 +271,8 @@ def locked(folder: Path, name: str = LOCK, orphans: str = f"**/.*{ASIDE}") -> It
 
     `orphans` is the pattern of files that a killed process may have left and that are removed now.
     """
+    import fcntl  # not at the top: limbeck-runtime, which only reads, is imported where there is none
+
     probe_writable(folder)
     with (folder / name).open("a+") as file:
         try:

@@ -107,14 +107,13 @@ def evaluated(
         return entry.fn(student, labels, head)
     members = student if student.ndim == 3 else student[None]
     long = {k: v[None] if v.ndim else v for k, v in labels.items()}  # [T = 1, N, ...]
+    each = {k: v.expand(len(members), *v.shape) for k, v in (own or {}).items()}
+    arguments = (members[:, None], long, head) if entry.owns is None else (members[:, None], long, head, each)
     if entry.kind == "batch":
         whole = student.new_ones(members.shape[1]) if mask is None else mask
-        value = entry.fn(members[:, None], long, head, whole[None])
-    elif entry.kind == "trainable":
-        each = {k: v.expand(len(members), *v.shape) for k, v in (own or {}).items()}
-        value = entry.fn(members[:, None], long, head, each)[:, 0]
+        value = entry.fn(*arguments, whole[None])
     else:
-        value = entry.fn(members[:, None], long, head)[:, 0]
+        value = entry.fn(*arguments)[:, 0]
     return value if student.ndim == 3 else value[0]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from cases_export import CONTINUOUS, MIXED, blueprint, dense, normal
+import quantised_cases as whole
+from cases_export import CONTINUOUS, MIXED, blueprint, dense, normal, observations, starts
 from gymnasium import spaces as S
 
 from limbeck import seeding, spaces
@@ -24,10 +25,13 @@ from limbeck.contracts import (
     Normaliser,
     Parallel,
     Pool,
+    Quantise,
+    Readout,
     Shared,
     Spec,
     View,
 )
+from limbeck.runtimes.numpy import NumpyPolicy
 
 RNG = seeding.generator(5, "train", 78)
 HWC, CHW = S.Box(0, 255, (11, 10, 3), np.uint8), S.Box(0, 255, (2, 9, 12), np.uint8)
@@ -109,7 +113,60 @@ def masked(**options: Any) -> Blueprint:
     return blueprint(S.Discrete(5, start=-1), observation_space=MASKED, **options)
 
 
+# ---------------------------------------------------------------- in whole numbers
+
+
+def alike(channels: int, times: int, middle: float = 128, steps: float = 1.0) -> Quantise:
+    """One range for each channel, the same for every pixel or step."""
+    offset = middle + np.arange(channels, dtype=np.float32)
+    return Quantise(offset.astype(np.float32), np.full(channels, steps, np.float32), times)
+
+
+def _undecided(made: Blueprint) -> Blueprint:
+    """The policy with sums of its readout about zero, so that its actions differ."""
+    if not isinstance(last := made.layers[-1], Readout):
+        return made
+    last = replace(last, scale=np.full(last.outputs, 1e-3, np.float32), bias=np.zeros(last.outputs, np.float32))
+    made = replace(made, layers=(*made.layers[:-1], last))
+    played = NumpyPolicy(made)
+    seen = observations(made.spec.observation_space, 40)
+    said = played(seen, played.initial_state(40), starts(40)).params
+    bias = np.round(-1e3 * said.mean(0)).astype(np.float32)
+    return replace(made, layers=(*made.layers[:-1], replace(last, bias=bias)))
+
+
+def _whole_cases() -> dict[str, Blueprint]:
+    rng = seeding.generator(6, "train", 78)
+    hwc = whole.conv(rng, (11, 10), (3, 4, 3, 5), "relu", "int8", stride=(2, 1))
+    behind = whole.conv(rng, hwc.out_size, (2, 2, 5, 6), "tanh", "int4", stride=(1, 2))
+    chw = whole.conv(rng, (9, 12), (4, 3, 2, 9), "hardtanh", "ternary", stride=(2, 2), layout="chw")
+    steps = whole.conv(rng, (5, 1), (3, 1, 6, 8), "identity", "int2")
+    each = whole.conv(rng, (4, 4), (2, 2, 1, 3), "tanh", "int8")
+    agent = (alike(1, 16, 0, 100), each, whole.dense(rng, 27, 7, "relu", "int4"), whole.readout(rng, 7, 3, "int8"))
+    agent = _undecided(policy(S.Box(-1, 1, (4, 4), np.float32), *agent, action_space=S.Discrete(3))).layers
+    small = whole.quantise(rng, 6)
+    return {
+        "whole conv hwc": policy(HWC, alike(3, 110), hwc, behind, whole.readout(rng, behind.outputs, 4, "int8")),
+        "whole conv chw": policy(CHW, alike(1, 216), chw, whole.dense(rng, chw.outputs, 11, "tanh", "int2"),
+                                 whole.readout(rng, 11, 4, "int4")),
+        "whole conv over history": policy(SMALL, alike(6, 5, -2, 40), steps, whole.readout(rng, 24, 4, "ternary"),
+                                          view=View(history=5)),
+        "whole gru": policy(SMALL, small, whole.dense(rng, 6, 9, "relu", "int8"), whole.gru(rng, 9, 7, "int8"),
+                            whole.dense(rng, 7, 5, "tanh", "int4"), whole.readout(rng, 5, 4, "int8")),
+        "whole gru first and last": policy(SMALL, alike(6, 3, 0, 60), whole.gru(rng, 18, 5, "int4"),
+                                           whole.gru(rng, 5, 3, "int2"), whole.readout(rng, 3, 4, "int8"),
+                                           view=View(history=3, padding="zero")),
+        "whole picture and memory": policy(HWC, alike(1, 330), hwc, whole.gru(rng, hwc.outputs, 6, "ternary"),
+                                           whole.readout(rng, 6, 4, "int8")),
+        "whole agents": policy(S.Box(-1, 1, (3, 4, 4), np.float32), Shared(agent, 3),
+                               action_space=S.MultiDiscrete([3, 3, 3])),
+    }  # fmt: skip
+
+
+# Exact to the last bit in every target that takes them.
+WHOLE_CASES = {name: _undecided(made) for name, made in _whole_cases().items()}
 LAYER_CASES: dict[str, Blueprint] = {
+    **WHOLE_CASES,
     "conv hwc": policy(
         HWC,
         conv((11, 10), (3, 4, 3, 17), stride=(2, 1), padding=(1, 0, 2, 1)),

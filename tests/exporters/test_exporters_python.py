@@ -115,7 +115,9 @@ def test_the_code_is_the_reference_word_for_word() -> None:
     for function in (reference.gru_step, reference.windowed, spaces.within, pythonpolicy.Player):
         assert inspect.getsource(function).strip() in text
     assert "_convolve" not in text  # and only what this policy needs
+    assert "lstm" not in text
     assert "_convolve" in target.generate(LAYER_CASES["conv hwc"])
+    assert "gru" not in target.generate(CASES["tiny"])
 
 
 def test_whole_numbers_take_the_bits_they_need() -> None:
@@ -153,4 +155,5 @@ def test_every_layer_has_a_case() -> None:
     def kinds(layers: tuple[Layer, ...]) -> set[str]:
         return set(target._kinds(layers))
 
-    assert set().union(*(kinds(policy.layers) for policy in ALL.values())) >= set(reference.__dict__["_APPLY"])
+    known = {**reference.__dict__["_APPLY"], **reference.__dict__["_STEP"]}
+    assert set().union(*(kinds(policy.layers) for policy in ALL.values())) >= set(known)

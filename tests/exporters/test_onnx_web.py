@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import quantised_cases
 from cases_export import CASES, observations, starts
-from cases_layers import LAYER_CASES
+from cases_layers import LAYER_CASES, WHOLE_CASES
 
 from limbeck import exporters, spaces
 from limbeck.contracts import Blueprint
@@ -26,6 +26,7 @@ POLICIES: dict[str, tuple[Blueprint, str]] = {
     "norm of opset 15": (LAYER_CASES["norm"], "onnx15"),
     "squashed": (CASES["squashed"], "onnx"),
     "whole numbers": (quantised_cases.policy((5, 9, 8, 4), "tanh"), "onnx"),
+    **{name: (made, "onnx") for name, made in WHOLE_CASES.items()},
     "int8": (CASES["squashed"], "onnx_int8"),
 }
 SCRIPT = """
@@ -94,4 +95,6 @@ def test_they_act_as_in_python(folder: Path) -> None:
     for name, rows in wanted.items():
         params, actions = (np.array(told[name][key]) for key in ("params", "actions"))
         np.testing.assert_allclose(params, rows.params, rtol=1e-5, atol=1e-5, err_msg=name)
+        if name.startswith("whole"):
+            assert np.array_equal(params.astype(np.float32), rows.params), name
         np.testing.assert_allclose(actions, rows.actions.reshape(20, -1), rtol=1e-5, atol=1e-5, err_msg=name)

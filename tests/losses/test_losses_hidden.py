@@ -64,6 +64,8 @@ CASES = [
     ("mlp:8", FLAT, "kl + 3000*similarity@dense0=net", {"net": (5,)}, {"feature:net": feature(5)}, set()),
     ("mlp:8", FLAT, "kl + relational@last=net", {"net": (5,)}, {"feature:net": feature(5)}, set()),
     ("mlp:8", FLAT, "kl + cka@last=net", {"net": (5,)}, {"feature:net": feature(5)}, set()),
+    ("mlp:8", FLAT, "kl + 0.8*contrastive@last=net", {"net": (5,)}, {"feature:net": feature(5)},
+     {"student_weight", "student_bias", "teacher_weight", "teacher_bias"}),
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ CASES = [(name, head) for name, entry in LOSSES.items() for head in entry.heads 
 LAYERS = [("value", (6,), (6,)), ("hint", (6,), (4,)), ("hint", (3, 2, 2), (2, 4, 2)), ("hint", (3, 2, 2), (3,)),
           ("attention", (4, 4, 3), (3, 4, 4)), ("attention", (4, 2, 2), (3, 2, 4)),
           ("similarity", (6,), (6,)), ("similarity", (6,), (3,)), ("relational", (6,), (6,)), ("relational", (3,), (2, 2, 2)),
-          ("cka", (6,), (6,)), ("cka", (6,), (3,))]  # fmt: skip
+          ("cka", (6,), (6,)), ("cka", (6,), (3,)), ("contrastive", (6,), (3,))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from limbeck.contracts import Blueprint, Dense, Gru, Head, Spec, Tree, View
-from limbeck.proof.saliency import saliency
+from limbeck.proof.saliency import Rows, saliency
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.spaces import head_for
 
@@ -22,7 +22,7 @@ def dense(weight, actions, head=None):
 
 
 def shares(policy, rows=ROWS):
-    return saliency(policy, rows, FIRST[: len(rows)], NAMES)
+    return saliency(policy, Rows(rows, FIRST[: len(rows)]), NAMES)
 
 
 def wanted(weights):
@@ -76,4 +76,4 @@ def test_forbidden_actions_do_not_count():
     policy = dense([[1, -1, 0], [0, 0, 0], [0, 0, 5]], gym.spaces.Discrete(3))
     masks = np.tile(np.array([True, True, False]), (200, 1))
     masked = NumpyPolicy(Blueprint(policy.spec, policy.head, policy.blueprint.layers, View(mask=None)))
-    assert saliency(masked, ROWS, FIRST, NAMES, masks) == {"obs[0]": 1.0}
+    assert saliency(masked, Rows(ROWS, FIRST, masks), NAMES) == {"obs[0]": 1.0}

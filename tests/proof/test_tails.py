@@ -95,14 +95,66 @@ def record(student, teacher, random, low=0.5):
 
 
 def test_a_proof_s_tails_are_told_for_student_and_teacher():
-    student, teacher = np.linspace(0, 1, 500), np.linspace(1, 2, 500)
-    found = tails.tails_of(record(student, teacher, np.zeros(500)))
-    assert found["worst 1 %"].value == pytest.approx(student[4])
-    assert found["teacher worst 1 %"].value == pytest.approx(teacher[4])
-    assert found["improvement"].value == pytest.approx(1 / (2 * 500**2)), "one pair ties at 1"
-    assert found["iqm"].value == pytest.approx(student[125:375].mean() / 1.5)
+    student, teacher = np.linspace(0, 1, 600), np.linspace(1, 2, 600)
+    found = tails.tails_of(record(student, teacher, np.zeros(600)))
+    assert found["worst 1 %"].value == pytest.approx(student[5])
+    assert found["teacher worst 1 %"].value == pytest.approx(teacher[5])
+    assert found["worst 5 %"].interval == "order statistics, anytime-valid, together with worst 1 %"
+    assert found["improvement"].value == pytest.approx(1 / (2 * 600**2)), "one pair ties at 1"
+    assert found["iqm"].value == pytest.approx(student[150:450].mean() / 1.5)
     assert found["teacher iqm"].value == pytest.approx(1.0)
     assert "superior" not in found
+
+
+# ---------------------------------------------------------------- both levels at once
+
+MANY = 1200  # episodes
+QUANTILES = {"worst 5 %": -1.6448536269514722, "worst 1 %": -2.3263478740408408}  # of the normal
+
+
+def missed_somewhere(bounds_of, simulations=150):
+    """Simulated policies of which, at any of the looks, any level's bounds miss its quantile."""
+    rng, missed = np.random.default_rng(1), 0
+    for _ in range(simulations):
+        returns = rng.standard_normal(MANY)
+        looks = (bounds_of(returns[:n]) for n in range(100, MANY + 1, 100))
+        missed += any(not low <= QUANTILES[key] <= high for one in looks for key, (low, high) in one.items())
+    return missed / simulations
+
+
+def all_levels(returns):
+    found = tails.together(returns)
+    return {key: (rate.low, rate.high) for key, rate in found.items() if math.isfinite(rate.value)}
+
+
+def test_both_tails_hold_together_however_often_one_looks():
+    """At most .05 of the simulations, held to 4 standard errors; exact bounds for one look and one level miss far more."""
+    margin = 4 * math.sqrt(0.05 * 0.95 / 150)
+    assert missed_somewhere(all_levels) <= 0.05 + margin
+    alone = lambda returns: {key: looked_at_once(returns, tails.SHARES[key]) for key in QUANTILES}  # noqa: E731
+    assert missed_somewhere(alone) > 0.05 + margin
+
+
+def test_at_one_look_the_chance_that_any_tail_is_missed_is_a_sum_of_binomial_tails():
+    """The bounds miss where the number of episodes below Q, binomial, is outside `plausible`: no simulation needed."""
+    for count in range(tails.needed(0.01, tails.TOGETHER), 3000, 97):
+        chances = []
+        for share in tails.SHARES.values():
+            least, most = tails.plausible(count, share, tails.TOGETHER)
+            chances.append(binom.cdf(least - 1, count, share) + binom.sf(most, count, share))
+        assert max(chances) <= tails.TOGETHER
+        assert sum(chances) <= tails.ALPHA
+
+
+def test_a_band_around_the_whole_distribution_would_be_wider_in_the_tails():
+    """Dvoretzky-Kiefer-Wolfowitz with Massart's constant, at one look: no lower bound of the worst 1 % at all up to 18,444."""
+    half = lambda count: math.sqrt(math.log(2 / tails.ALPHA) / (2 * count))  # noqa: E731
+    assert half(18_444) > 0.01 > half(18_445)
+    for count in (600, 2000, 10_000):
+        for share in tails.SHARES.values():
+            least, most = tails.plausible(count, share, tails.TOGETHER)
+            assert least / count > share - half(count)
+            assert most / count < share + half(count)
 
 
 def lunar(rng, shape):

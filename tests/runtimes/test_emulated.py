@@ -57,7 +57,7 @@ def test_golden_rows(board: str, name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("board", ["cortex-m0", "cortex-m4f"])
+@pytest.mark.parametrize("board", ["cortex-m0", "cortex-m4f", pytest.param("rv32", marks=needs_riscv)])
 def test_golden_rows_of_every_kind(board: str, tmp_path: Path) -> None:
     wrong = []
     for number, (name, policy) in enumerate(ALL.items()):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from search_cases import TEACHER, arguments, ended, found, started, tiny
 
 from limbeck import cli, verbs
 from limbeck.errors import InputError, StorageError
-from limbeck.scale.sampling import Book
+from limbeck.scale.sampling import Book, refuse_unfit
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +209,12 @@ def test_nothing_fits_says_the_smallest(tmp_path: Path, capsys: pytest.CaptureFi
         (("--sampler", "TPESampeler"), "did you mean 'TPESampler'?"),
         (("--storage", "mysql://root:secret@db"), "Allowed: journal"),
         (("--students", "cnn:*"), "needs an image"),
-        (("--students", "mlpp:*"), "did you mean 'mlp'?"),
-        (("--max-latency", "fast"), "max_latency"),
+        (("--students", "mlpp:*"), "did you mean 'mlp:*'? Allowed: cnn:*, gru:*, mlp:*."),
+        (("--students", "mlpp:8"), "did you mean 'mlp'?"),
+        (("--students",), "students is empty, allowed one value or more"),
+        (("--max-latency", "fast"), "max_latency = fast, allowed 1ns to 3600s: a number and its unit, s, ms, us or ns"),
+        (("--max-latency", "-5us"), "max_latency = -5us, allowed 1ns to 3600s"),
+        (("--max-latency", "2e9"), "max_latency = 2e9, allowed 1ns to 3600s"),
         (("--max-latency", "1ns"), "no student of the search is as fast"),
         (("--env-steps", "100"), "less than one pass takes"),
         (("--trials", "0"), "allowed 1 to"),
@@ -222,6 +229,41 @@ def test_refused_in_one_line(
     code, said = refused(*words[:-5], *more, *words[-5:], capsys=capsys)
     assert code == 2
     assert says in said
+
+
+def test_a_storage_that_cannot_hold_a_study_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In words of one line, with the exit code of what is wrong; nothing is played, made or written to."""
+    (tmp_path / "file").write_text("notes")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as base:
+        base.execute("CREATE TABLE recipes (name TEXT)")
+    Book(tmp_path, f"sqlite:///{tmp_path}/study.db", "RandomSampler", 2, 0)
+    whole = (tmp_path / "study.db").read_bytes()
+    (tmp_path / "torn.db").write_bytes(whole[: len(whole) // 2])
+    recipe, inside = tiny(tmp_path), f"sqlite:///{tmp_path}"
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for storage, code, says in (
+        (f"{inside}/none/study.db", 5, "none is no folder"), (f"{inside}/file/study.db", 5, "file is a file"),
+        (inside, 5, "a folder"), (f"{inside}/file", 5, "file is not a database"), (f"{inside}/torn.db", 5, "torn.db: "),
+        (f"{inside}/other.db", 5, "it holds other tables than a study"), ("sqlite:///:memory:", 2, "Allowed: journal"),
+        (f"{inside}/study.db?mode=ro", 2, "Allowed: journal"), ("postgresql://me@here/db", 2, "Allowed: journal"),
+    ):  # fmt: skip
+        found, said = refused(*arguments(recipe, tmp_path / "out", "--storage", storage), capsys=capsys)
+        assert (found, says in said) == (code, True), said
+        assert not (tmp_path / "out").exists()
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+
+
+def test_a_search_whose_study_lies_in_its_own_folder_goes_on_after_a_death_before_its_first_line(
+    tmp_path: Path,
+) -> None:
+    database = f"sqlite:///{tmp_path}/out/mine.db"
+    refuse_unfit(database, tmp_path / "out")  # the folder is not there yet
+    (tmp_path / "out").mkdir()
+    Book(tmp_path / "out", database, "RandomSampler", 2, 0)
+    with pytest.raises(InputError, match="no student of the search is as fast"):  # asked last of all
+        verbs.search(tiny(tmp_path), out=tmp_path / "out", storage=database, max_latency="1ns", trials=1)
 
 
 def test_another_search_and_more_trials_after_the_proof_are_refused(whole: Path) -> None:
@@ -257,6 +299,23 @@ def test_a_read_only_folder_and_a_damaged_journal_are_storage_errors(whole: Path
         Book(tmp_path, "journal", "TPESampler", 2, 0)
     with pytest.raises(StorageError, match="cannot be read or written"):
         Book(tmp_path, f"sqlite:///{tmp_path}/no/such/folder/x.db", "TPESampler", 2, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"{not json\n", b"[1]\n", b"{}\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "name", ["search.json", "front.json", "passes/0000/pass.json", "passes/0000/result.json", "study.journal", "teacher/run.json"]
+)  # fmt: skip
+def test_damage_is_told_in_one_line(
+    name: str, content: bytes, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files cut short, files of other kinds and JSON of another shape: exit code 5, never a trace, nothing mended in silence."""
+    shutil.copytree(whole, tmp_path / "out")
+    if name != "front.json":
+        (tmp_path / "out" / "front.json").unlink()
+    (tmp_path / "out" / name).write_bytes(content)
+    code, said = refused(*arguments(whole.parent / "tiny.yaml", tmp_path / "out"), capsys=capsys)
+    assert code == 5, said
+    assert "is damaged" in said or "differ" in said or "is not the one of" in said
 
 
 def test_without_optuna_the_line_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

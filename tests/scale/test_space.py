@@ -130,11 +130,29 @@ def test_durations(text: str, value: float) -> None:
     assert seconds(text) == pytest.approx(value)
 
 
+@pytest.mark.parametrize(
+    "given", ["fast", "20", "0us", "-3ms", "1e4", "2h", "1.2.3s", "", "nan", "inf", 0.0, -1.0, 5e3, float("nan")]
+)
+def test_no_duration_says_units_and_range(given: str | float) -> None:
+    if given == "20":  # seconds
+        assert settings_from({"max_latency": given}, [])[0].max_latency == 20
+        return
+    with pytest.raises(InputError, match="allowed 1ns to 3600s: a number and its unit, s, ms, us or ns, such as 20us"):
+        settings_from({"max_latency": given}, [])
+
+
 def test_settings_name_what_is_wrong() -> None:
     with pytest.raises(InputError, match="did you mean 'widths'"):
         settings_from({}, ["search.width=2"])
     with pytest.raises(InputError, match="growing numbers"):
         settings_from({}, ["search.rungs=4,2"])
+    for option in ("students=mlp:8", "imitate.rounds=9", "race.rounds=1,2"):
+        with pytest.raises(InputError, match=f"{option.split('=')[0]} says nothing to a search.* Give .* instead"):
+            settings_from({}, [option])
+    with pytest.raises(InputError, match="learning_rates = 1e-3, allowed two numbers"):
+        settings_from({}, ["search.learning_rates=1e-3"])
+    with pytest.raises(InputError, match="losses is empty"):
+        settings_from({}, ["search.losses="])
     with pytest.raises(InputError, match="widths is empty"):
         settings_from({}, ["search.widths="])
     asked, rest = settings_from({"max_latency": "20us"}, ["search.polish=no", "race.episodes=4"])

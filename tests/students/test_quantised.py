@@ -10,7 +10,7 @@ from limbeck.contracts import Head, Normaliser, Quantise, Quantised, Readout, Sh
 from limbeck.errors import InputError
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.students import family as families
-from limbeck.students import quantised
+from limbeck.students import quantised, quantised_parts
 from limbeck.students.grammar import parse
 from limbeck.students.port import Port
 from limbeck.students.stack import Stack
@@ -56,14 +56,23 @@ def test_the_name_states_the_width():
     assert parse(["mlp:32x32:int4:tanh"])[0] == member, "in either order"
     assert parse(["linear:int8"])[0].name == "linear-int8-s0"
     assert parse(["mlp:64x64:int8:r4"])[0].architecture.spec == "mlp:64x64:r4:int8"
-    for text in TEXTS:
+    wide = (
+        "gru:16:int8",
+        "cnn:8k3:32:int8",
+        "cnn:16k3:32-gru16:int8",
+        "cnn:8k3:cp2-24:r4:tanh:int8",
+        "conv1d:16k5s2-16k3:32:int4",
+    )
+    for text in (*TEXTS, *wide):
+        assert parse([text])[0].architecture.spec == text
         assert parse([parse([text])[0].architecture.spec]) == parse([text])
 
 
 @pytest.mark.parametrize(("text", "words"), [
     ("mlp:8:int5", "did you mean 'int8'"), ("mlp:8:int8:int4", "not both int8 and int4"), ("mlp:8:gelu:int8", "Allowed with it: relu, tanh, hardtanh"),
-    ("gru:8:int8", "int8 is a width of weights of linear and mlp students"), ("cnn:4k3:8:int4", "linear and mlp"), ("nested:8x8:int8", "linear and mlp"),
-    ("tree:leaves=4:int8", "linear and mlp"),
+    ("nested:8x8:int8", "int8 is a width of weights of linear, mlp, gru, cnn and conv1d students, nested has none"), ("tree:leaves=4:int8", "tree has none"),
+    ("cnn:4k3:8:elu:int8", "int8 has no elu. Allowed with it: relu, tanh, hardtanh"), ("gru:8:int8:int4", "not both"), ("gru:int8", "gru needs its sizes"),
+    ("cnn:4k3:8:int9", "did you mean 'int8'"),
 ])  # fmt: skip
 def test_other_widths_are_refused_in_one_line(text, words):
     with pytest.raises(InputError, match=words) as refusal:
@@ -78,7 +87,7 @@ def whole_of(width, weights):
     """The whole numbers and their step of one output's weights, on inputs in -1..1."""
     weight = torch.tensor(weights)[None, :, None]
     one = torch.full((1, 1, 1), 1.0 / 127)
-    layer = quantised._whole(width, weight, torch.zeros(1, 1, 1), one, one, one)
+    layer = quantised_parts.whole(width, weight, torch.zeros(1, 1, 1), one, one, one)
     return layer.weight.flatten().tolist(), float(layer.step) * 127
 
 
@@ -128,10 +137,10 @@ def test_sums_are_rescaled_without_a_rounding_between():
                         [*wanted, (total * m + (1 << (k - 1))) >> k],
                     )
                     single += np.floor(np.float32(total) * np.float32(m / 2**k) + np.float32(0.5)) != wanted[-1]
-    found = quantised.rescaled(torch.tensor(sums, dtype=torch.float32), torch.tensor(ratios, dtype=torch.float32))
+    found = quantised_parts.rescaled(torch.tensor(sums, dtype=torch.float32), torch.tensor(ratios, dtype=torch.float32))
     assert single > 50
     assert found.tolist() == wanted
-    assert quantised.rounded(torch.tensor([0.5 - 2.0**-25])).item() == 0, "a sum with 0.5 would be 1 in float32"
+    assert quantised_parts.rounded(torch.tensor([0.5 - 2.0**-25])).item() == 0, "a sum with 0.5 would be 1 in float32"
 
 
 def test_what_is_trained_is_what_is_frozen():

@@ -139,6 +139,7 @@ def test_settings_that_build_nothing_are_refused(settings, message):
         ({"env": "digits"}, "digits cannot be trained on by ppo. Allowed there: classifier"),
         ({"env": "CartPole-v1", "algorithm": "classifier"}, "CartPole-v1 is no labelled set. Allowed for classifier"),
         ({"env": "digits", "algorithm": "classifier", "env_steps": 100}, "fixed number of epochs"),
+        ({"env": "digits", "algorithm": "classifier", "seed": -1}, "seed = -1, allowed 0 to"),
         ({"env": "digits", "algorithm": "clasifier"}, "did you mean 'classifier'"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from limbeck.contracts.policies import Floats
-from limbeck.contracts.quantised import Quantise, Quantised, QuantisedConv, QuantisedGru, Readout, levels_problem
+from limbeck.contracts.quantised import WHOLE, Quantise, Quantised, QuantisedConv, QuantisedGru, Readout, levels_problem
 from limbeck.contracts.recurrent import Gru, Lstm
 from limbeck.contracts.trees import Sparse, Tree
 
@@ -232,6 +232,8 @@ class Parallel:
         for branch, (begin, end) in zip(self.branches, self.spans, strict=True):
             if not 0 <= begin < end <= self.width:
                 return f"a branch over {begin} to {end} of {self.width} numbers"
+            if branch and branch[-1].kind in ("quantise", *WHOLE):
+                return "a branch of quantised layers without a readout layer at its end: branches join real numbers"
             if problem := chain_problem(branch, end - begin, None):
                 return problem
             if any(memory_of(branch)):

@@ -32,7 +32,8 @@ class PointLoss(Protocol):
 
 
 class BatchLoss(Protocol):
-    """A function of a whole masked batch -> scalar per member [...]; states its smallest batch."""
+    """A function of a whole masked batch -> scalar per member [...]; states its smallest batch. One with parameters of
+    its own takes them, `own` as trainable losses do, before the mask."""
 
     def __call__(
         self, student: torch.Tensor, labels: Mapping[str, torch.Tensor], head: Head, mask: torch.Tensor
@@ -65,4 +66,4 @@ class LossEntry:
     divergence: bool  # zero when both sides agree
     reads: Literal["params", "hidden"] = "params"  # what of the student: its rows [..., W], or a hidden layer [..., F]
     owns: Callable[[tuple[int, ...], tuple[int, ...]], Mapping[str, tuple[int, ...]]] | None = None
-    # trainable losses: shapes of one student layer and one teacher layer -> shapes of the loss's own parameters
+    # shapes of one student layer and one teacher layer -> shapes of the loss's own parameters; every trainable loss has it

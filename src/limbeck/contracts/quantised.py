@@ -74,7 +74,7 @@ def levels_problem(layers: Sequence[_Named]) -> str:
     for layer in layers:
         if whole != (layer.kind in (*WHOLE, "readout")):
             return (
-                f"a {layer.kind} layer reads the levels of a quantised one: only quantised and readout layers can"
+                f"a {layer.kind} layer reads the levels of a quantised one: only quantised layers and a readout can"
                 if whole
                 else f"a {layer.kind} layer without a quantise layer in front of it"
             )

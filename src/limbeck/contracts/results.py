@@ -164,6 +164,17 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """Which parts of a picture move a policy's action: shares of influence on a coarse grid over the picture."""
+
+    key: str  # of the observation, "" where it has none
+    height: int  # of the picture, in pixels
+    width: int
+    shares: tuple[tuple[float, ...], ...]  # [rows, columns] from the top left; the sum is 1
+    states: int  # visited ones, over which the influence is the mean
+
+
+@dataclass(frozen=True)
 class MemberReport:
     """One row of the result: a family member, what it is, what it keeps, what it costs."""
 
@@ -184,6 +195,7 @@ class MemberReport:
     simplicity: Mapping[str, float] = field(default_factory=dict)  # of trees and rules: depth, leaves, path, numbers
     saliency: Mapping[str, float] = field(default_factory=dict)  # number of the observation -> share of the influence
     lineage: Sequence[str] = ()  # of compressed members: the member it came from, then each step: "prune 0.5"
+    looks: Mapping[str, Looked] = field(default_factory=dict)  # by key of the observation: where in its pictures
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,18 @@ from limbeck.contracts import (
     Parallel,
     Policy,
     Quantise,
+    QuantisedGru,
     Shared,
     Tree,
     memory_of,
 )
 from limbeck.errors import InputError, printable
 from limbeck.exporters import Backend
+from limbeck.exporters.ccode import dispatch as cdispatch
 from limbeck.exporters.ccode import guard as cguard
 from limbeck.exporters.ccode import kernels as ckernels
 from limbeck.exporters.ccode import layers as clayers
+from limbeck.exporters.ccode import quantised_memory as cmemory
 from limbeck.exporters.ccode.body import Body, Row, literal
 from limbeck.exporters.contract import Contract, action_count, check_exportable, input_layout, input_view
 from limbeck.runtimes import compiled_c, emulated, firmware
@@ -237,7 +240,12 @@ def _carried(blueprint: Blueprint) -> list[str]:
     if (history := blueprint.view.history) > 1:
         size = spaces.flat_size(blueprint.spec.observation_space, blueprint.view)
         members += [f"float history[{(history - 1) * size}]", "int32_t fresh"]
-    return members + [f"float {_member(name)}[{size}]" for name, size in memory_of(blueprint.layers)]
+    return members + [f"{_kept(name)} {_member(name)}[{size}]" for name, size in memory_of(blueprint.layers)]
+
+
+def _kept(name: str) -> str:
+    """The C type of a memory's numbers."""
+    return cmemory.MEMORY if name.startswith(QuantisedGru.kind) else "float"
 
 
 def _member(name: str) -> str:
@@ -246,15 +254,19 @@ def _member(name: str) -> str:
 
 def _implementation(blueprint: Blueprint, body: Body) -> str:
     unbounded = any("INFINITY" in c for c in body.constants)
+    step = _function("step", "@p_state *memory, const float *obs, float *params, @p_action *action", _step_lines(body))
+    dispatched = cdispatch.worth(body.used, blueprint.multiply_adds)
     parts = [
         "\n#if defined(@P_IMPLEMENTATION) && !defined(@P_IMPLEMENTED)\n#define @P_IMPLEMENTED\n",
         "#include <math.h>\n" if body.used & ckernels.LIBM or unbounded else "",
+        cdispatch.BEGIN * dispatched,
         ckernels.library(body.used),
         "\n",
         *body.constants,
         *body.functions,
         _function("reset", "@p_state *memory", _reset_lines(blueprint)),
-        _function("step", "@p_state *memory, const float *obs, float *params, @p_action *action", _step_lines(body)),
+        cdispatch.step(step, body.used) if dispatched else step,
+        cdispatch.END * dispatched,
         "#endif\n",
     ]
     return "".join(parts)
@@ -269,7 +281,7 @@ def _function(name: str, parameters: str, lines: list[str]) -> str:
 def _reset_lines(blueprint: Blueprint) -> list[str]:
     lines = ["memory->fresh = 1;"] if blueprint.view.history > 1 else []
     for name, size in memory_of(blueprint.layers):
-        lines += [f"for (i = 0; i < {size}; i++)", f"    memory->{_member(name)}[i] = 0.0f;"]
+        lines += [f"for (i = 0; i < {size}; i++)", f"    memory->{_member(name)}[i] = 0;"]
     return [*lines, "memory->steps = memory->strange = 0;"]
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from limbeck import storage
-from limbeck.contracts import Artifact, Blueprint, Policy, Quantised, Readout
+from limbeck.contracts import Artifact, Blueprint, Policy, Quantise
 from limbeck.exporters import onnx
 from limbeck.exporters.contract import Contract, check_exportable
+from limbeck.exporters.onnxcode.layers import inner
 
 OPSET = 15
 
@@ -34,5 +35,5 @@ def missing() -> str:
 
 
 def unfit(blueprint: Blueprint) -> str:
-    whole = any(isinstance(layer, (Quantised, Readout)) for layer in blueprint.layers)
+    whole = any(isinstance(layer, Quantise) for layer in inner(blueprint.layers))
     return "its whole numbers need float64 on the way; export onnx, or the student before it was quantised" * whole

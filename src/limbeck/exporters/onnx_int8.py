@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,14 @@ from limbeck.contracts import (
     Floats,
     Gru,
     Gsde,
-    Layer,
     Lstm,
-    Parallel,
     Policy,
-    Quantised,
-    Readout,
-    Shared,
+    Quantise,
 )
 from limbeck.errors import InputError, missing_library, printable
 from limbeck.exporters import onnx
 from limbeck.exporters.contract import Contract, check_exportable
+from limbeck.exporters.onnxcode.layers import inner
 from limbeck.exporters.replaying import Golden
 from limbeck.runtimes import onnx_session
 
@@ -70,21 +67,10 @@ def missing() -> str:
 
 
 def unfit(blueprint: Blueprint) -> str:
-    if any(isinstance(layer, (Quantised, Readout)) for layer in _inner(blueprint.layers)):
+    if any(isinstance(layer, Quantise) for layer in inner(blueprint.layers)):
         return "it computes in whole numbers already; export onnx, which is exact"
-    product = any(isinstance(layer, (Dense, Conv, Gru, Lstm, Gsde)) for layer in _inner(blueprint.layers))
+    product = any(isinstance(layer, (Dense, Conv, Gru, Lstm, Gsde)) for layer in inner(blueprint.layers))
     return "" if product else "it has no matrix products or convolutions; export onnx"
-
-
-def _inner(layers: Sequence[Layer]) -> Iterator[Layer]:
-    """Every layer, those inside of others included."""
-    for layer in layers:
-        yield layer
-        if isinstance(layer, Shared):
-            yield from _inner(layer.layers)
-        if isinstance(layer, Parallel):
-            for branch in layer.branches:
-                yield from _inner(branch)
 
 
 def _feeds(blueprint: Blueprint, exact: bytes, golden: Golden) -> list[dict[str, Array]]:

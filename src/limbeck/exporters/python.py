@@ -30,8 +30,6 @@ from limbeck.contracts import (
     Layer,
     Parallel,
     Policy,
-    Quantised,
-    Readout,
     Shared,
     Sparse,
     Tree,
@@ -113,15 +111,21 @@ def generate(blueprint: Blueprint) -> str:
 
 def _code(blueprint: Blueprint) -> Excerpt:
     """What this policy's layers need of the reference runtime, and the player."""
-    table = reference.__dict__["_APPLY"]
-    used = {kind: table[kind].__name__ for kind in sorted(set(_kinds(blueprint.layers))) if kind in table}
-    rows = ", ".join(f'"{kind}": {name}' for kind, name in used.items())
-    code = Excerpt({"_APPLY": f"_APPLY = {{{rows}}}"})
-    for name in used.values():
-        code.add(reference.__name__, name)
+    kinds = sorted(set(_kinds(blueprint.layers)))
+    plain, steps = ({kind: table[kind] for kind in kinds if kind in table} for table in _tables())
+    apply = ", ".join(f'"{kind}": {function.__name__}' for kind, function in plain.items())
+    step = ", ".join(f'"{kind}": ({ends!r}, {function.__name__})' for kind, (ends, function) in steps.items())
+    code = Excerpt({"_APPLY": f"_APPLY = {{{apply}}}", "_STEP": f"_STEP: Any = {{{step}}}"})
+    for function in (*plain.values(), *(function for _, function in steps.values())):
+        code.add(reference.__name__, function.__name__)
     for name in ("Player", "stored"):
         code.add(pythonpolicy.__name__, name)
     return code
+
+
+def _tables() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The reference's functions of layers without and with memory, by kind."""
+    return reference.__dict__["_APPLY"], reference.__dict__["_STEP"]
 
 
 def _kinds(layers: tuple[Layer, ...]) -> list[str]:
@@ -173,7 +177,7 @@ def _described(blueprint: Blueprint, arrays: dict[str, Array]) -> dict[str, Any]
 
 def _layer(layer: Layer, place: str, arrays: dict[str, Array]) -> dict[str, Any]:
     described: dict[str, Any] = {"kind": layer.kind}
-    if isinstance(layer, Quantised | Readout):
+    if isinstance(layer, layerfiles.Narrow):
         return described | _narrow(layer, place, arrays)
     stored = {f.name: getattr(layer, f.name) for f in fields(layer)}
     if isinstance(layer, (Tree, Sparse)):
@@ -200,14 +204,17 @@ def _layer(layer: Layer, place: str, arrays: dict[str, Array]) -> dict[str, Any]
     return {**described, "arrays": [n for n in stored if f"{place}.{n}" in arrays]}
 
 
-def _narrow(layer: Quantised | Readout, place: str, arrays: dict[str, Array]) -> dict[str, Any]:
+def _narrow(layer: layerfiles.Narrow, place: str, arrays: dict[str, Array]) -> dict[str, Any]:
     """Whole numbers in the bits they need, as a policy's own file holds them."""
     made: dict[str, Array] = {}
     (stored,) = layerfiles.to_arrays("", (layer,), made)
     named = {name.rpartition(".")[2]: array for name, array in made.items()}
     arrays |= {f"{place}.{name}": array for name, array in named.items()}
     described = {key: value for key, value in stored.items() if key != "type"} | {"arrays": list(named)}
-    return described | ({"packed": storage_bits(layer.width)} if "inputs" in stored else {})
+    if (bits := storage_bits(layer.width)) == 8:
+        return described
+    weights = {name: getattr(layer, name).shape for name in named if name.startswith("weight")}
+    return described | {"packed": bits, "shapes": weights}
 
 
 def _head(head: Head) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from limbeck.contracts import Head, HeadKind, LossEntry
 from limbeck.errors import InputError, unknown
 from limbeck.losses import (
     bellman,
+    contrast,
     costs,
     critic,
     features,
@@ -32,6 +33,7 @@ __all__ = [
     "Unit",
     "bellman",
     "choose",
+    "contrast",
     "costs",
     "critic",
     "features",
@@ -53,14 +55,14 @@ LOSSES: dict[str, LossEntry] = {
     **policy.LOSSES, **gaps.LOSSES, **costs.LOSSES, **logits.LOSSES,
     **q.LOSSES, **bellman.LOSSES,
     **gaussian.LOSSES, **critic.LOSSES,
-    **value.LOSSES, **features.LOSSES, **relations.LOSSES,
+    **value.LOSSES, **features.LOSSES, **relations.LOSSES, **contrast.LOSSES,
 }  # fmt: skip
 AUTO: dict[HeadKind, str] = {
-    "categorical": "kl",
-    "multicategorical": "kl",
+    "categorical": "kl",  # docs/results.md, all but halfcheetah: rows "student, kl"
+    "multicategorical": "kl",  # these and q without a row of their own: the same loss in their form
     "bernoulli": "kl",
     "q": "q_kl",
-    "gaussian": "executed_huber",
+    "gaussian": "executed_huber",  # docs/results.md, halfcheetah: row "student, regress", level with "student, kl"
     "squashed": "executed_huber",
     "deterministic": "executed_huber",
     "tanh": "executed_huber",

@@ -26,7 +26,7 @@ def similarity(student: torch.Tensor, labels: Labels, head: Head, mask: torch.Te
 
     As mdistiller's SP has it; published weight 3000. Smallest useful batch 64.
     """
-    mine, theirs, counts = _rows(student, labels, mask)
+    mine, theirs, counts = counted_rows(student, labels, mask)
     grams = [unit(x @ x.mT) for x in (mine * counts[:, None], theirs * counts[:, None])]
     return (grams[0] - grams[1]).square().sum((-2, -1)) / counts.sum().clamp_min(1.0) ** 2
 
@@ -38,7 +38,7 @@ def relational(student: torch.Tensor, labels: Labels, head: Head, mask: torch.Te
     all triples; means over b^2 and b^3 with the degenerate ones among them, as mdistiller's RKD has them. Rows are taken in
     groups of 64 in their order (there are b^3 angles), so the value does not depend on the order within a batch of up to 64.
     """
-    mine, theirs, counts = _rows(student, labels, mask)
+    mine, theirs, counts = counted_rows(student, labels, mask)
     mine, theirs, counts = (_grouped(x, dim) for x, dim in ((mine, 1), (theirs, 0), (counts, 0)))  # [K, G, n, F] ...
     pairs = counts[:, :, None] * counts[:, None, :]
     distances = [_distances(x, pairs) for x in (mine, theirs)]
@@ -57,7 +57,7 @@ def cka(student: torch.Tensor, labels: Labels, head: Head, mask: torch.Tensor) -
     Blind to rotations and to the scale of either side. Between 0 and 1; 1, without a gradient, where a side is constant.
     Smallest useful batch 64.
     """
-    mine, theirs, counts = _rows(student, labels, mask)
+    mine, theirs, counts = counted_rows(student, labels, mask)
     grams = []
     for x in (mine, theirs):
         mean = (x * counts[:, None]).sum(-2, keepdim=True) / counts.sum().clamp_min(1.0)
@@ -69,7 +69,9 @@ def cka(student: torch.Tensor, labels: Labels, head: Head, mask: torch.Tensor) -
 # ---------------------------------------------------------------- rows
 
 
-def _rows(student: torch.Tensor, labels: Labels, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def counted_rows(
+    student: torch.Tensor, labels: Labels, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """[K, N, F], [N, F'] and whether each of the N = T * B rows counts [N]; the others are zeros."""
     feature = check_feature(student, labels["feature"])
     if mask.shape != feature.shape[:2]:

@@ -1,7 +1,8 @@
 """Proof: what a student keeps of its teacher, with an error probability that holds whenever one looks.
 
 bounding (floor and ceiling) > planning (how long) > proving (the verdict) > agreement, timing (what else to know);
-eprocess holds the statistics, returns the claims, cache what several proofs share. Measured, not proved: tails,
+eprocess holds the statistics, returns the claims, cache what several proofs share, sharing how a family's claims share
+alpha. Measured, not proved: tails,
 comparing (several runs), robustness (disturbances, dynamics, attacks), simplicity, saliency.
 """
 
@@ -17,6 +18,7 @@ from limbeck.proof.planning import plan
 from limbeck.proof.proving import Contender, FamilyVerdict, claim_of, prove, prove_family
 from limbeck.proof.regret import Judge, discounted, error_of, expected_regret
 from limbeck.proof.returns import Triples, retention, retention_interval
+from limbeck.proof.sharing import Sharing, sequences
 from limbeck.proof.tails import tails_of
 from limbeck.proof.timing import latency, latency_of
 from limbeck.proof.unproved import Measured, measure
@@ -32,6 +34,7 @@ __all__ = [
     "Measured",
     "Profile",
     "ReturnCache",
+    "Sharing",
     "Triples",
     "blindness_of",
     "bounds_for",
@@ -50,5 +53,6 @@ __all__ = [
     "prove_family",
     "retention",
     "retention_interval",
+    "sequences",
     "tails_of",
 ]

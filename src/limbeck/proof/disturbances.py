@@ -46,7 +46,7 @@ DISTURBANCES: dict[str, Disturbance] = {
     "delay": Disturbance("steps", (1, 2)),
     "sticky": Disturbance("share of steps", (0.1, 0.25)),
     "dropped": Disturbance("share of frames", (0.1, 0.25)),
-    "adversarial": Disturbance("standard deviations", (0.05, 0.1)),
+    "adversarial": Disturbance(f"standard deviations ({attacks.NAME})", (0.05, 0.1)),
     **{name: Disturbance(*found) for name, found in dynamics.SHIFTS.items()},
 }
 

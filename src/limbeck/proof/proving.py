@@ -197,7 +197,7 @@ def _check_continues(
     for what, value in given.items():
         if stored[what] != value:
             raise InputError(
-                f"the stored proof has {what} {stored[what]}, this one {value}: it cannot be continued. Prove anew with another seed."
+                f"the stored proof has {what} {stored[what]}, this one {value}: it cannot be continued. Prove anew with another seed, or into another file."
             )
     if list(previous.seeds) != proof_seeds(run_seed, 0, previous.episodes):
         raise InputError(

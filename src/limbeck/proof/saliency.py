@@ -4,12 +4,13 @@ The influence of number i in a state is |f(x + s_i e_i) - f(x - s_i e_i)| / 2, w
 over the visited states and f is what decides there: the greedy action's lead over the runner-up where actions are
 chosen (of several choices their sum), the executed action in units of its range where they are continuous. That is a
 central difference of the gradient-times-spread saliency (Simonyan et al. 2014), exact for linear policies; its finite
-step sees the thresholds of trees and of whole-number layers, whose gradients are zero.
+step sees the thresholds of trees and of whole-number layers, whose gradients are zero. Pictures have maps: `occlusion`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,48 +21,77 @@ from limbeck.proof.eprocess import Reals
 from limbeck.runtimes.numpy import NumpyPolicy
 
 STEP = 0.5  # standard deviations
-MOST_NUMBERS = 512  # of an observation: longer ones are pictures
+MOST_NUMBERS = 512  # of an observation beside its pictures
 MOST_ROWS = 256
 SHOWN = 16  # shares that are kept
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Visited states in the order they were lived."""
+
+    flat: Floats  # [N, O] the view's keys and indices applied
+    first: NDArray[np.bool_]  # [N] begins an episode
+    masks: NDArray[np.bool_] | None = None  # [N, W] actions that are allowed
+
+    def first_of(self, count: int) -> Rows:
+        """The first rows alone."""
+        return self._at(np.arange(min(count, len(self.flat))))
+
+    def spread_over(self, count: int) -> Rows:
+        """So many rows, evenly taken: for policies without memory."""
+        return self._at(np.unique(np.linspace(0, len(self.flat) - 1, min(count, len(self.flat))).astype(np.int64)))
+
+    def _at(self, rows: NDArray[np.int64]) -> Rows:
+        return Rows(self.flat[rows], self.first[rows], None if self.masks is None else self.masks[rows])
+
+
 def saliency(
-    policy: NumpyPolicy, flat: Floats, first: NDArray[np.bool_], names: Sequence[str],
-    masks: NDArray[np.bool_] | None = None,
-) -> dict[str, float]:  # fmt: skip
+    policy: NumpyPolicy, rows: Rows, names: Sequence[str], places: NDArray[np.int64] | None = None
+) -> dict[str, float]:
     """Shares of influence by name, largest first, the SHOWN largest; {} for more than MOST_NUMBERS numbers.
 
-    flat: [N, O] observations in the order they were lived, the view's keys and indices applied; masks: [N, W].
-    The sum over all numbers is 1; {} where nothing moves the action.
+    places: [n] the numbers of the flat observation that are asked about, all of them for None: those of no picture
+    (`occlusion.numbers`). The sum over all of them is 1; {} where nothing moves the action.
     """
-    if flat.shape[1] > MOST_NUMBERS or not len(flat):
+    asked = np.arange(rows.flat.shape[1]) if places is None else places
+    if not 0 < len(asked) <= MOST_NUMBERS or not len(rows.flat):
         return {}
-    found = influences(policy, flat[:MOST_ROWS], first[:MOST_ROWS], masks)
+    few = rows.first_of(MOST_ROWS)
+    step = (STEP * few.flat.astype(np.float64).std(axis=0)).astype(np.float32)
+    moves = np.zeros((len(asked), few.flat.shape[1]), np.float32)
+    moves[np.arange(len(asked)), asked] = step[asked]
+    both = np.concatenate([moves, -moves])
+    found = influences(policy, few, lambda state: state + both, _central)
     total = found.sum()
     if not total > 0:
         return {}
     order = np.argsort(-found, kind="stable")[:SHOWN]
-    return {names[i]: float(found[i] / total) for i in order if found[i] > 0}
+    return {names[asked[i]]: float(found[i] / total) for i in order if found[i] > 0}
+
+
+def _central(said: Reals) -> Reals:
+    """[n] half the differences between n answers moved up and n moved down, behind the true one."""
+    count = len(said) // 2
+    return np.asarray(np.abs(said[1 : count + 1] - said[count + 1 :]).sum(axis=1) / 2)
 
 
 def influences(
-    policy: NumpyPolicy, flat: Floats, first: NDArray[np.bool_], masks: NDArray[np.bool_] | None = None
+    policy: NumpyPolicy, rows: Rows, changed: Callable[[Floats], Floats], measured: Callable[[Reals], Reals]
 ) -> Reals:
-    """[O] mean influence of every number, in units of f. The memory follows the true observations, and a history's
-    older frames stay: what is moved is the newest one."""
-    step = (STEP * flat.astype(np.float64).std(axis=0)).astype(np.float32)
-    moved = np.concatenate([np.diag(step), -np.diag(step)])  # [2 O, O]
-    count, total = flat.shape[1], np.zeros(flat.shape[1])
+    """[n] mean influence, in units of f. `changed` makes M other observations [M, O] of a state [O], `measured` n
+    numbers of what decides [1 + M, F] in the true one and in these. The memory follows the true observations, and a
+    history's older frames stay: what changes is the newest one."""
+    total: Reals = np.zeros(1)
     state = policy.initial_state(1)
-    for row, (seen, begins) in enumerate(zip(flat, first, strict=True)):
-        many = np.concatenate([seen[None], seen + moved])
+    for row, (seen, begins) in enumerate(zip(rows.flat, rows.first, strict=True)):
+        many = np.concatenate([seen[None], changed(seen)]).astype(np.float32)
         fresh = np.full(len(many), begins)
-        mask = None if masks is None else np.repeat(masks[row : row + 1], len(many), axis=0)
+        mask = None if rows.masks is None else np.repeat(rows.masks[row : row + 1], len(many), axis=0)
         output = policy.on_flat(many, _repeated(state, len(many)), fresh, mask)
         state = {key: value[:1] for key, value in output.state.items()}
-        said = deciding(policy.head, output.params)
-        total += np.abs(said[1 : count + 1] - said[count + 1 :]).sum(axis=1) / 2
-    return total / len(flat)
+        total = total + measured(deciding(policy.head, output.params))
+    return np.asarray(total / len(rows.flat))
 
 
 def deciding(head: Head, params: Floats) -> Reals:

@@ -8,6 +8,14 @@ is a martingale of mean 1 in that number k, so by Ville's inequality it stays be
 1 - alpha (Robbins 1970; for quantiles Howard & Ramdas, Bernoulli 2022). The numbers k with M_N(k) < 1 / alpha are
 therefore an interval, and the order statistics at its ends enclose Q: a proof may stop by what it saw. An episode
 equal to Q counts as below it with the probability that makes p exact, so returns with ties are covered too.
+
+What is shown of a policy holds together. With L levels each is held to alpha / L (Bonferroni), so that
+
+    P(at some N the bounds of some level p_l miss its Q_l) <= sum_l P(sup_N M_N^(p_l) >= L / alpha) <= alpha.
+
+A band around the whole distribution (Dvoretzky, Kiefer & Wolfowitz with Massart's constant) would hold for all levels
+at once, but its half width sqrt(log(2 / alpha) / 2 N) is the same everywhere: below it no quantile has a lower bound,
+which for the worst 1 % takes 18,445 episodes instead of 555, and it holds for one N, not for one that was stopped at.
 """
 
 from __future__ import annotations
@@ -15,6 +23,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import betaln
@@ -27,7 +36,9 @@ from limbeck.proof.eprocess import Reals
 
 ALPHA = 0.05
 SHARES = {"worst 5 %": 0.05, "worst 1 %": 0.01}
+TOGETHER = ALPHA / len(SHARES)  # of each level, so that all levels of a policy hold at once
 ANYTIME = "order statistics, anytime-valid"
+SIMULTANEOUS = f"{ANYTIME}, together with {{}}"
 NEEDS = "needs {} episodes"  # stands where there are too few for a number
 RESAMPLES = 1000
 SUPERIOR = "betting, anytime-valid"
@@ -81,6 +92,16 @@ def worst(returns: Sequence[float] | Reals, share: float, alpha: float = ALPHA) 
     return Rate(float(ordered[place]), float(ordered[least - 1]), high, count, ANYTIME)
 
 
+def together(returns: Sequence[float] | Reals) -> dict[str, Rate]:
+    """The quantiles of SHARES, whose bounds all hold at once at 95 %; each alone holds at 1 - TOGETHER."""
+    found = {key: worst(returns, share, TOGETHER) for key, share in SHARES.items()}
+    for key, rate in found.items():
+        if math.isfinite(rate.value):
+            others = " and ".join(other for other in SHARES if other != key)
+            found[key] = replace(rate, interval=SIMULTANEOUS.format(others))
+    return found
+
+
 MEASURES = ("iqm", "teacher iqm", "improvement")
 
 
@@ -111,7 +132,7 @@ def tails_of(found: Proof, run_seed: int = 0) -> dict[str, Rate]:
     improvement        probability that an episode of the student returns more than another of the teacher
                        (95 % percentile bootstrap: whole episodes are drawn anew, student, teacher and random play
                        together, so both means of the scale vary as the numerator does)
-    worst 5 %, worst 1 %, teacher worst ...    quantiles of the return, anytime-valid at 95 %
+    worst 5 %, worst 1 %, teacher worst ...    quantiles of the return, anytime-valid; both of a policy hold at once at 95 %
     superior           retention with its anytime-valid lower bound, where that bound reaches 1: better than the teacher
     """
     if not found.episodes:
@@ -125,8 +146,8 @@ def tails_of(found: Proof, run_seed: int = 0) -> dict[str, Rate]:
         for i, key in enumerate(MEASURES)
         if math.isfinite(values[i])
     }
-    for key, share in SHARES.items():
-        rates[key], rates[f"teacher {key}"] = worst(student, share), worst(teacher, share)
+    rates |= together(student)
+    rates |= {f"teacher {key}": rate for key, rate in together(teacher).items()}
     if found.retention_low >= 1:
         rates["superior"] = Rate(found.retention, found.retention_low, math.inf, found.episodes, SUPERIOR)
     return rates

@@ -129,7 +129,7 @@ def _verdict(result: RunResult, member: MemberReport) -> str:
     proof = member.proof
     if proof is None:
         return f"A student of {words.count(member.parameters)} numbers; no proof was played with it."
-    share, sure = words.percent(proof.retain), words.percent(1 - proof.alpha)
+    share, sure = words.percent(proof.retain), words.percent_down(1 - proof.alpha)
     if proof.verdict == "proved":
         claim = f"keep at least {share} of its teacher's return over random play" if proof.retain < 1 else words.claim(proof.retain, "keep", "be")  # fmt: skip
         return f"Proved to {claim}, with {sure} confidence over {words.plural(proof.episodes, 'episode')}."

@@ -106,15 +106,22 @@ def interval_bar(shares: tuple[float, float, float], asked: float, begin: float)
 # ---------------------------------------------------------------- numbers in tables
 
 
-def measures(result: RunResult) -> dict[str, Table | list[Any]]:
+def measures(result: RunResult) -> dict[str, Table | list[Any] | bool]:
     """Tails of the returns, simplicity of trees and rules, lineage of compressed members."""
     lineage = [(words.public(m.name, 60), [words.public(s, 60) for s in m.lineage], _kept(m), words.size(m.size_bytes))
                for m in result.members if m.lineage]  # fmt: skip
     return {
+        "together": _simultaneous(result.members),
         "tails": _table(result.members, lambda m: {k: _rate(k, v) for k, v in m.tails.items()}),
         "simplicity": _table(result.members, lambda m: {k: words.number(v) for k, v in m.simplicity.items()}),
         "lineage": lineage,
     }
+
+
+def _simultaneous(family: Sequence[MemberReport]) -> bool:
+    """Whether all tails that have bounds say that those of a policy hold at once; runs of before do not."""
+    bounds = [r for m in family for key, r in m.tails.items() if "worst" in key and math.isfinite(r.low)]
+    return bool(bounds) and all("together with" in rate.interval for rate in bounds)
 
 
 def _kept(member: MemberReport) -> str:

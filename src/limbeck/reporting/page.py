@@ -22,6 +22,7 @@ from limbeck.reporting import (
     evidence,
     figures,
     galleries,
+    heat,
     members,
     profiles,
     svg,
@@ -64,6 +65,7 @@ def render(folder: Path) -> str:
         "measures": evidence.measures(result),
         "devices": evidence.devices(result),
         "saliency": evidence.saliency(result, folder),
+        "looks": heat.maps(result),
         "trees": evidence.trees(result, folder),
         "galleries": galleries.galleries(result, folder),
     }
@@ -77,6 +79,7 @@ def render(folder: Path) -> str:
         subline=_subline(result),
         facts=_facts(result),
         members=[members.row(m, i, drawings, folder) for i, m in enumerate(result.members)],
+        shared=members.shared(result),
         targets=sorted({t for m in result.members for t in m.latency}),
         drawings=drawings,
         notice=notice,
@@ -108,7 +111,7 @@ def _sections(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     some = {
         "robustness": bool(found["stressed"] or measures["tails"].rows),
         "gallery": bool(found["galleries"]),
-        "readable": bool(found["trees"] or found["saliency"] or measures["simplicity"].rows),
+        "readable": bool(found["trees"] or found["saliency"] or found["looks"] or measures["simplicity"].rows),
         "devices": bool(found["devices"]),
     }
     renamed = {} if found["stressed"] else {"robustness": "Beyond the mean"}

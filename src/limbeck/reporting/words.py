@@ -28,7 +28,7 @@ def headline(result: RunResult) -> str:
         member, proof = smallest
         return (
             f"The {count(member.parameters)}-number student {public(member.name, 60)} {claim(proof.retain, 'keeps', 'is')} "
-            f"on {task}: proved with {percent(1 - proof.alpha)} confidence over {plural(proof.episodes, 'episode')}."
+            f"on {task}: proved with {percent_down(1 - proof.alpha)} confidence over {plural(proof.episodes, 'episode')}."
         )
     if best := closest(result):
         member, proof = best

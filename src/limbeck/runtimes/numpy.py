@@ -28,6 +28,8 @@ from limbeck.contracts import (
     Parallel,
     PolicyOutput,
     Pool,
+    QuantisedConv,
+    QuantisedGru,
     Shared,
     Sparse,
     Spec,
@@ -151,17 +153,13 @@ def stepped(
     layer: Any, name: str, x: Floats, state: Mapping[str, Array], after: State, first: NDArray[np.bool_]
 ) -> Floats:
     """One layer on rows [B, inputs]; what it remembers under `name` is read from `state` and put into `after`."""
-    if layer.kind == "gru":
-        after[name] = gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
-        return after[name]
-    if layer.kind == "quantised_gru":
-        after[name] = quantised_gru_step(layer, x, np.where(first[:, None], np.float32(0), state[name]))
-        return nearest_level(after[name])
-    if layer.kind == "lstm":
-        hidden, cell = (np.where(first[:, None], np.float32(0), state[f"{name}.{k}"]) for k in "hc")
-        after[f"{name}.h"], after[f"{name}.c"] = lstm_step(layer, x, hidden, cell)
-        return after[f"{name}.h"]
-    return apply(layer, x)
+    if layer.kind not in _STEP:
+        return apply(layer, x)
+    ends, step = _STEP[layer.kind]
+    held = [np.where(first[:, None], np.float32(0), state[name + end]) for end in ends]
+    shown, *kept = step(layer, x, *held)
+    after.update(zip([name + end for end in ends], kept, strict=True))
+    return shown
 
 
 def layer_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
@@ -170,7 +168,7 @@ def layer_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for i, layer in enumerate(layers):
         shape: tuple[int, ...] = (layer.outputs,)
-        if isinstance(layer, (Conv, Pool)):
+        if isinstance(layer, (Conv, Pool, QuantisedConv)):
             channels = layer.channels if isinstance(layer, Pool) else int(layer.weight.shape[3])
             shape = (channels, *layer.out_size)
         if isinstance(layer, (Dense, Conv, Norm)) and layer.activation != "identity":
@@ -181,7 +179,7 @@ def layer_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
 
 def _picture(layer: Layer, rows: Floats) -> Floats:
     """Rows of a layer of pictures with their channels first, as torch has them; others as they are."""
-    if not isinstance(layer, (Conv, Pool)):
+    if not isinstance(layer, (Conv, Pool, QuantisedConv)):
         return rows
     return np.ascontiguousarray(rows.reshape(len(rows), *layer.out_size, -1).transpose(0, 3, 1, 2))
 
@@ -309,6 +307,27 @@ def lstm_step(layer: Lstm, x: Floats, hidden: Floats, cell: Floats) -> tuple[Flo
     return (leave * np.tanh(cell)).astype(np.float32), cell
 
 
+def _gru(layer: Gru, x: Floats, hidden: Floats) -> tuple[Floats, ...]:
+    hidden = gru_step(layer, x, hidden)
+    return hidden, hidden
+
+
+def _lstm(layer: Lstm, x: Floats, hidden: Floats, cell: Floats) -> tuple[Floats, ...]:
+    hidden, cell = lstm_step(layer, x, hidden, cell)
+    return hidden, hidden, cell
+
+
+def _quantised_gru(layer: QuantisedGru, x: Floats, memory: Floats) -> tuple[Floats, ...]:
+    memory = quantised_gru_step(layer, x, memory)
+    return nearest_level(memory), memory
+
+
+# A layer with memory, by its kind: how its vectors' names end, and what gives its output and then these vectors.
+_STEP: dict[str, tuple[tuple[str, ...], Callable[..., tuple[Floats, ...]]]] = {
+    "gru": (("",), _gru),
+    "lstm": ((".h", ".c"), _lstm),
+    "quantised_gru": (("",), _quantised_gru),
+}
 _APPLY: dict[str, Callable[[Any, Floats], Floats]] = {  # a layer without memory, by its kind
     "dense": _dense,
     "conv": _conv,

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from limbeck import blueprints, identity, reporting, runs, storage
 from limbeck.contracts import Bill, RunResult
-from limbeck.reporting.reading import build
 from limbeck.runs import Run
 from limbeck.scale import passes, study
 from limbeck.scale.passes import Finished
@@ -113,9 +112,8 @@ def prove(here: Study, command: str) -> SearchResult:
 
 def told_again(here: Study) -> SearchResult:
     """The result of a finished search."""
-    stored = storage.read_json(here.folder / study.FRONT)
     final = reporting.load_result(here.folder / study.FINAL)
-    rows = [build(FrontRow, row, "front") for row in stored["front"]]
+    rows = passes.read_back(tuple[FrontRow, ...], here.folder / study.FRONT, "front")
     return _result(here, rows, final)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from limbeck import blueprints, identity, runs, storage
 from limbeck.contracts import Bill
+from limbeck.errors import StorageError, printable
 from limbeck.reporting.reading import build
 from limbeck.runs import Run
 from limbeck.scale.space import Method, Space
@@ -77,17 +78,23 @@ def folder_of(folder: Path, number: int) -> Path:
 
 def plans(folder: Path) -> list[Pass]:
     """All passes that were begun, in order."""
-    found: list[Pass] = [
-        build(Pass, storage.read_json(p), "pass") for p in sorted((folder / "passes").glob(f"*/{PLAN}"))
-    ]
-    return found
+    return [read_back(Pass, path) for path in sorted((folder / "passes").glob(f"*/{PLAN}"))]
 
 
 def finished(folder: Path) -> list[Finished]:
     """All passes that ended, in order."""
-    return [
-        build(Finished, storage.read_json(p), "result") for p in sorted((folder / "passes").glob(f"[0-9]*/{RESULT}"))
-    ]
+    return [read_back(Finished, path) for path in sorted((folder / "passes").glob(f"[0-9]*/{RESULT}"))]
+
+
+def read_back(kind: Any, path: Path, key: str | None = None) -> Any:
+    """A file of the search, or what it holds under `key`, as the type it was written from."""
+    table = storage.read_table(path)
+    try:
+        return build(kind, table if key is None else table.get(key), path.stem)
+    except (TypeError, ValueError) as error:
+        raise StorageError(
+            f"{printable(path)} is damaged: {printable(error)}. Restore it from a copy, or choose another --out."
+        ) from error
 
 
 def train(here: Scene, space: Space, plan: Pass, folder: Path) -> Finished:

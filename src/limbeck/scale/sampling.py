@@ -7,9 +7,12 @@ function of the finished trials and the number of the question, however often th
 
 from __future__ import annotations
 
+import json
+import os
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +61,39 @@ class Question:
         return self._trial.suggest_float(name, low, high, log=True)
 
 
+def refuse_unfit(storage: str, folder: Path) -> None:
+    """A data base that the study could not be kept in, told before anything is played or made. It is only read.
+
+    `folder` is the search's own, which is made later; a data base may lie in it."""
+    if storage == "journal":
+        return
+    path = Path(storage.removeprefix("sqlite:///"))
+    then = "Allowed: sqlite:///FILE, FILE new or a study of a search, in a folder that is there and may be written to."
+    if path.is_dir():
+        raise StorageError(f"storage {printable(storage)}: a folder. {then}")
+    if not path.parent.is_dir() and path.parent.resolve() != folder.resolve():
+        what = "a file" if path.parent.exists() else "no folder"
+        raise StorageError(f"storage {printable(storage)}: {printable(path.parent)} is {what}. {then}")
+    closed = next((p for p in (path, path.parent) if p.exists() and not os.access(p, os.W_OK)), None)
+    if closed is not None:
+        raise StorageError(f"storage {printable(storage)}: {printable(closed)} may not be written to. {then}")
+    if path.exists() and (why := _foreign(path)):
+        raise StorageError(f"storage {printable(storage)}: {why}. {then}")
+
+
+def _foreign(path: Path) -> str:
+    """Why a file is no data base of Optuna's, or ""; an empty one may become one."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as base:
+            tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            sound = base.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        return str(error)
+    if sound != "ok":
+        return f"damaged, {printable(sound)}"
+    return "it holds other tables than a study" if tables and "studies" not in tables else ""
+
+
 class Book:
     """The study on disk."""
 
@@ -68,6 +104,7 @@ class Book:
         self._where = str(self._journal or storage)
         with self._faults():
             self._mend()
+            self._refuse_damaged()
             self._study = self._optuna.create_study(
                 storage=self._storage(storage), study_name=NAME, load_if_exists=True, directions=["minimize", "maximize"],
                 sampler=self._optuna.samplers.RandomSampler(),
@@ -139,6 +176,17 @@ class Book:
             with self._journal.open("r+b") as file:
                 file.truncate(content.rfind(b"\n") + 1)
 
+    def _refuse_damaged(self) -> None:
+        """A line of the journal that is JSON and no entry, which Optuna meets with a trace."""
+        if self._journal is None or not self._journal.exists():
+            return
+        for number, line in enumerate(self._journal.read_bytes().splitlines(), 1):
+            entry = json.loads(line)
+            if not (isinstance(entry, dict) and "op_code" in entry):
+                raise StorageError(
+                    f"{printable(self._where)} is damaged: line {number} is no entry of a study. Restore it, or choose another --out."
+                )
+
     @contextmanager
     def _faults(self) -> Iterator[None]:
         """What disks and data bases raise, as a StorageError."""
@@ -154,7 +202,7 @@ class Book:
                 f"the study in {printable(self._where)} cannot be read or written: {first}. Mend it (space, rights), then run the same command again."
             ) from error
         except ValueError as error:
-            if "Invalid log format" not in str(error) and type(error).__name__ != "JSONDecodeError":
+            if "Invalid log format" not in str(error) and not isinstance(error, (json.JSONDecodeError, UnicodeError)):
                 raise
             raise StorageError(
                 f"{printable(self._where)} is damaged: {printable(error)}. Restore it, or choose another --out."

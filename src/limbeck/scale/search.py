@@ -11,7 +11,7 @@ from typing import Any
 from limbeck import identity, machine, settings, tasks
 from limbeck.errors import InputError, StorageError
 from limbeck.runs import Tell
-from limbeck.scale import claims, fronts, passes, study
+from limbeck.scale import claims, fronts, passes, sampling, study
 from limbeck.scale.asked import settings_from
 from limbeck.scale.fronts import SearchResult
 from limbeck.scale.space import Space, space_of
@@ -31,6 +31,7 @@ def search(
 ) -> SearchResult:
     """The map. Any number of processes may run it on one folder; stopped anywhere, the same call continues."""
     asked, rest = settings_from(flags, options)
+    sampling.refuse_unfit(asked.storage, folder)
     found = _load(values, rest, asked, tell)
     with machine.steady(found.recipe.threads):
         here = study.open_study(folder, found, tell)

@@ -15,7 +15,7 @@ import numpy as np
 
 from limbeck import blueprints, losses, spaces
 from limbeck.contracts import Blueprint, Task, Teacher
-from limbeck.errors import InputError, printable
+from limbeck.errors import InputError, printable, unknown
 from limbeck.scale.paths import FAMILIES, Route, paths
 from limbeck.settings import ExportSettings, Recipe, SearchSettings
 from limbeck.spaces import Image
@@ -181,7 +181,11 @@ def space_of(recipe: Recipe, task: Task, teacher: Teacher, settings: SearchSetti
     image = spaces.has_image(task.spec.observation_space, student_view(recipe, task, teacher), task.spec.agents)
     usual = ("cnn:*",) if image else ("linear", "mlp:*")
     students = settings.students or (*usual, *["gru:*"] * (remembers and task.spec.agents == 1))
+    for activation in settings.activations:
+        parse([f"mlp:2:{activation}"])  # refused by its own name, not by the first loss that is tried with it
     for student in students:
+        if "*" in student and student not in FAMILIES:
+            raise unknown("family of students", student, FAMILIES)
         if student not in FAMILIES and len(parse([student])) != 1:
             raise InputError(
                 f"student {printable(student)!r} stands for several. Allowed: {', '.join(FAMILIES)}, or one student such as mlp:8x8."

@@ -22,7 +22,7 @@ from limbeck.errors import InputError, StorageError, printable
 from limbeck.scale import claims, passes, space, speed
 from limbeck.scale.claims import Claim
 from limbeck.scale.passes import Candidate, Pass
-from limbeck.scale.sampling import Book
+from limbeck.scale.sampling import JOURNAL, Book
 from limbeck.scale.space import Space
 from limbeck.stages import scene
 from limbeck.stages.scene import Scene
@@ -60,15 +60,12 @@ class Work:
 
 def open_study(folder: Path, found: Space, tell: runs.Tell) -> Study:
     """Create the folder, or check that it holds this search; verify the teacher, once for all processes."""
-    _refuse_foreign(folder)
+    _refuse_foreign(folder, found.settings.storage)
     with claims.held(folder / LOCK):
         storage.probe_writable(folder)
         wanted = _identity(found)
         if (folder / SEARCH).exists():
             _refuse_other(folder, wanted)
-        run = runs.open_run(folder / TEACHER, found.recipe, tell, identity.of_task(found.task))
-        here = scene.verify(run, found.task, found.teacher)
-        _refuse_budgets(found, here, folder)
         new = not (folder / SEARCH).exists()
         book = Book(
             folder, found.settings.storage, found.settings.sampler, found.settings.population, found.recipe.seed
@@ -79,6 +76,9 @@ def open_study(folder: Path, found: Space, tell: runs.Tell) -> Study:
             raise StorageError(
                 f"the study in {printable(found.settings.storage)} is not the one of {folder}. Choose another --storage or --out."
             )
+        run = runs.open_run(folder / TEACHER, found.recipe, tell, identity.of_task(found.task))
+        here = scene.verify(run, found.task, found.teacher)
+        _refuse_budgets(found, here, folder)
         if new:
             storage.write_json(folder / SEARCH, wanted)
     return Study(folder, here, found, book)
@@ -293,24 +293,20 @@ def _identity(found: Space) -> dict[str, Any]:
 
 
 def _refuse_other(folder: Path, wanted: dict[str, Any]) -> None:
-    changed = recipes.changed_keys(storage.read_json(folder / SEARCH), wanted)
+    changed = recipes.changed_keys(storage.read_table(folder / SEARCH), wanted)
     if changed:
         raise StorageError(
             f"{folder} holds another search: {', '.join(changed)} differ{'s' * (len(changed) == 1)}. Choose another --out, or the same settings to continue."
         )
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(folder: Path, kept_in: str) -> None:
     """Refuse a folder that holds other things than a search, before anything in it is touched."""
-    ours = {LOCK, TEACHER, storage.PROBE, "latency"}
+    ours = {LOCK, TEACHER, storage.PROBE, "latency", JOURNAL, Path(kept_in).name, f"{Path(kept_in).name}-journal"}
     if not folder.exists():
         return
     try:
-        foreign = sorted(
-            p.name
-            for p in folder.iterdir()
-            if p.name not in ours and not storage.is_aside(p) and p.name != "study.journal"
-        )
+        foreign = sorted(p.name for p in folder.iterdir() if p.name not in ours and not storage.is_aside(p))
     except OSError as error:
         raise StorageError(f"{folder} cannot be read: {error.strerror}. Choose another --out.") from error
     if foreign and not (folder / SEARCH).exists():  # asked last: another process may be making it

@@ -27,6 +27,7 @@ class CollectSettings:
     slots: int = 16  # vector-environment slots, dealt among the members
     steps: int = 1024  # environment steps per round, all slots together
     driver: Literal["student", "teacher", "beta", "trb", "offline", "auto"] = "student"  # docs/results.md: student, kl
+    # "blend, kl" (trb) is above it there by less than three collections can tell
     # offline: the teacher plays the whole budget in the first rounds; auto: measured after them (stages.driving)
     teacher_rounds: int = 1  # first rounds driven by the teacher whatever the driver
     lmbda: float = 1.0  # share of the lanes that the driver has; the teacher drives the rest (named as in TRL)
@@ -46,7 +47,7 @@ class ImitateSettings:
     batch: int = 512
     learning_rate: float = 3e-3
     final_learning_rate: float = 3e-4  # cosine over the rounds
-    loss: str = "auto"  # a sum of terms (objective.parse); auto: by the teacher's head (docs/results.md: student, kl)
+    loss: str = "auto"  # a sum of terms (objective.parse); auto: by the teacher's head (rows in limbeck.losses.AUTO)
     hard_weight: float = 0.0  # lambda of  lambda CE(hard label) + (1 - lambda) loss, where the task has hard labels
     task_weight: float | None = None  # the same in another convention:  loss + w CE  (see limbeck.losses.weights)
     kd_weight: float | None = None  # and in a third:  (1 - w) CE + w loss
@@ -126,7 +127,7 @@ class GrowSettings:
 
 @dataclass(frozen=True)
 class PolishSettings:
-    enabled: bool = True
+    enabled: bool = True  # docs/results.md, stage 2: rows before and after polish (fewer generations there)
     max_parameters: int = 1000  # larger members are left as imitation made them
     generations: int = 20
     pairs: int = 12  # antithetic pairs per generation
@@ -144,7 +145,7 @@ class CompressionSettings:
 
     members: tuple[
         str, ...
-    ] = ()  # names, such as mlp-64x64-s0, that are compressed; (): all chosen dense ones that can
+    ] = ()  # names, such as mlp-64x64-s0, that are compressed; (): all chosen ones that can
     gradient_steps: int = 1600  # of imitation on the stored rows after each step
     learning_rate: float = 3e-3  # at a step's beginning; cosine to a hundredth of it
 
@@ -171,7 +172,7 @@ class ReportSettings:
     gallery: Literal["few", "all", "off"] = "few"  # whose disagreements are shown: what ships and what failed, or all
     gallery_episodes: int = 4  # of the student, in which they are looked for
     gallery_frames: int = 6  # of a member, costliest first
-    track: tuple[str, ...] = ()  # tensorboard, wandb, mlflow: written into the run's tracking/ at its end
+    track: tuple[str, ...] = ()  # tensorboard, wandb, mlflow: written into the run's tracking/ as it goes on
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from limbeck import (
     rollout,
     runs,
     seeding,
-    storage,
 )
 from limbeck.contracts import Blueprint, Floats, Policy
 from limbeck.polish import evolution
@@ -153,15 +152,14 @@ def _search(here: Scene, family: Family, one: Chosen, target: float) -> tuple[ev
     begin, before = time.perf_counter(), float(found[2]["seconds"]) if found is not None else 0.0
     search = evolution.Search.from_arrays(found[1]) if found is not None else evolution.begin(field, theta)
     spent = before
-    runs.drop_metrics(
-        run.folder,
-        lambda row: row["stage"] == "polish" and row["member"] == name and row["generation"] > search.generation,
+    run.drop_metrics(
+        lambda row: row["stage"] == "polish" and row["member"] == name and row["generation"] > search.generation
     )
     while not evolution.finished(search, settings.generations, target):
         search = evolution.generation(field, search)
         retention = here.retention(search.best_return)
-        storage.append_metrics(run.folder, [{"stage": "polish", "generation": search.generation, "member": name,
-                                             "return_mean": search.best_return, "retention": retention}])  # fmt: skip
+        run.add_metrics([{"stage": "polish", "generation": search.generation, "member": name,
+                          "return_mean": search.best_return, "retention": retention}])  # fmt: skip
         spent = before + time.perf_counter() - begin
         runs.save_checkpoint(run.folder, stage, search.generation, search.to_arrays(), {"seconds": spent})
         run.tell(

@@ -31,7 +31,15 @@ from limbeck.stages.views import port_of
 from limbeck.students import family as families
 from limbeck.students import inheritance
 from limbeck.students.family import Family
-from limbeck.students.grammar import MAX_NAME, PRECISIONS, Architecture, MemberSpec, parse
+from limbeck.students.grammar import (
+    MAX_NAME,
+    PRECISIONS,
+    WHOLE_ACTIVATIONS,
+    WHOLE_KINDS,
+    Architecture,
+    MemberSpec,
+    parse,
+)
 from limbeck.students.stack import Stack
 
 STEPS = ("prune", "low_rank", "quantise")
@@ -62,15 +70,17 @@ class Step:
 
     def apply(self, architecture: Architecture) -> Architecture | str:
         """What becomes of an architecture, or why it cannot take the step."""
-        if architecture.kind not in ("linear", "mlp", "nested"):
-            return f"it is no dense network: {architecture.kind}"
-        plain = replace(architecture, kind="linear" if architecture.kind == "linear" else "mlp", whole=())
+        if architecture.kind not in (*WHOLE_KINDS, "nested"):
+            return f"it is no network: {architecture.kind}"
+        plain = replace(architecture, kind="mlp", whole=()) if architecture.kind == "nested" else architecture
         if self.kind == "quantise":
-            if architecture.activation not in ("relu", "tanh", "hardtanh"):
-                return f"whole numbers have no {architecture.activation}, only relu, tanh and hardtanh"
+            if architecture.activation not in WHOLE_ACTIVATIONS:
+                return f"whole numbers have no {architecture.activation}, only {', '.join(WHOLE_ACTIVATIONS)}"
             if architecture.precision == self.width:
                 return f"its weights are {self.width} already"
             return replace(plain, precision=self.width)
+        if plain.kind not in ("linear", "mlp"):
+            return f"it is no dense network: {plain.kind}"
         if architecture.precision:
             return f"its weights are {architecture.precision} already: quantise is the last step"
         if not architecture.widths:
@@ -149,7 +159,8 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
     if all(found.values()):
         raise InputError(
             f"compress: no student can take {', '.join(recipe.compress)}. {names[0]}: {found[names[0]]}. "
-            "Allowed: linear and mlp students; prune and low_rank need a hidden layer, and quantise comes last."
+            f"Allowed: {', '.join(WHOLE_KINDS)} and nested students to quantise, which comes last; prune and low_rank need linear "
+            "or mlp with a hidden layer."
         )
 
 
@@ -312,6 +323,8 @@ def _tuned(here: Scene, family: Family, table: Table, first: int) -> dict[str, f
     for part in range(parts):
         count = settings.gradient_steps * (part + 1) // parts - settings.gradient_steps * part // parts
         rate = imitation.cosine(settings.learning_rate, SETTLED * settings.learning_rate, part / max(parts - 1, 1))
-        pace = imitation.Pace(count, imitate.batch, rate, imitate.gradient_clip, share=1.0)
+        pace = imitation.Pace(
+            count, imitate.batch, rate, imitate.gradient_clip, imitate.sequence, imitate.burn_in, share=1.0
+        )
         losses = imitation.imitate(family, {here.task.name: table}, terms, pace, first + part, here.seed)
     return losses

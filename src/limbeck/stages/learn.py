@@ -17,7 +17,6 @@ from limbeck import (
     losses,
     objective,
     runs,
-    storage,
 )
 from limbeck.collection import Collected, Plan
 from limbeck.contracts import Head, Policy
@@ -90,7 +89,7 @@ def imitate_rounds(here: Scene) -> tuple[Family, Progress]:
         growing.announce(here, family)
     shards = sum(driving.plays(here, number) for number in range(done.round))
     data = open_dataset(run.folder / "dataset", here.task.name, shards)
-    runs.drop_metrics(run.folder, lambda row: row["stage"] in ROUND_STAGES and row["round"] >= done.round)
+    run.drop_metrics(lambda row: row["stage"] in ROUND_STAGES and row["round"] >= done.round)
     while not done.stopped and (not done.rounds or done.round < done.rounds):
         done = _one_round(here, family, data, terms, done)
     stopping.tell_capacity(here, done)
@@ -160,7 +159,7 @@ def _one_round(here: Scene, family: Family, data: Dataset, terms: Sequence[Term]
         rounds = _rounds_in_time(done, recipe.seconds or 0.0)
         done = replace(done, rounds=min(rounds, driving.affordable_rounds(recipe) or rounds))
         runs.fix_rounds(here.run, done.rounds)
-    storage.append_metrics(here.run.folder, rows)
+    here.run.add_metrics(rows)
     runs.save_checkpoint(here.run.folder, "round", number, family.to_arrays(), {"progress": done})
     here.run.tell("imitate", f"round {done.round}/{done.rounds or '?'}  {done.collection_steps:,} steps  {len(family.members)} members  "
                              f"loss {min(mean_losses.values()):.4f} to {max(mean_losses.values()):.4f}")  # fmt: skip

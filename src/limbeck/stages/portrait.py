@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import proof, spaces
-from limbeck.contracts import Blueprint, MemberReport, Rate
+from limbeck.contracts import Blueprint, Looked, MemberReport, Rate
 from limbeck.exporters import contract, golden
-from limbeck.proof.saliency import MOST_NUMBERS, saliency
+from limbeck.proof import occlusion
+from limbeck.proof.saliency import MOST_NUMBERS, Rows, saliency
 from limbeck.proof.simplicity import simplicity
 from limbeck.reporting.reading import build
 from limbeck.runs import Run
@@ -20,7 +21,7 @@ INPUT = "input"  # what a policy shows under a name of no layer: the row that it
 
 def portrayed(run: Run, report: MemberReport, blueprint: Blueprint) -> MemberReport:
     """The member's report with tails, simplicity and saliency, computed once per run from the states of its golden
-    sequences and the episodes of its proof: no environment step is taken."""
+    sequences and the episodes of its proof: no environment step is taken. Records of before have no maps of pictures."""
 
     def compute() -> dict[str, Any]:
         tails = proof.tails_of(report.proof, run.recipe.seed) if report.proof is not None else {}
@@ -32,24 +33,29 @@ def portrayed(run: Run, report: MemberReport, blueprint: Blueprint) -> MemberRep
         tails={key: build(Rate, value, "tails") for key, value in record["tails"].items()},
         simplicity=dict(record["simplicity"]),
         saliency=dict(record["saliency"]),
+        looks={key: build(Looked, value, "looks") for key, value in record.get("looks", {}).items()},
     )
 
 
-def looks(artifact: Path, blueprint: Blueprint, formula: str = "") -> dict[str, dict[str, float]]:
-    """simplicity and saliency of a policy on the golden states of its artefact folder; without any, what needs none."""
+def looks(artifact: Path, blueprint: Blueprint, formula: str = "") -> dict[str, Any]:
+    """simplicity, saliency and looks (maps of pictures) of a policy on the golden states of its artefact folder; without
+    any, what needs none."""
     path = artifact / golden.FILE
-    wide = spaces.flat_size(blueprint.spec.observation_space, blueprint.view) > MOST_NUMBERS
-    if not path.is_file() or wide or blueprint.spec.agents > 1:
-        return {"simplicity": simplicity(blueprint, None, formula), "saliency": {}}
+    if not path.is_file() or blueprint.spec.agents > 1:
+        return {"simplicity": simplicity(blueprint, None, formula), "saliency": {}, "looks": {}}
     seen = golden.load(path)
     space, view = blueprint.spec.observation_space, blueprint.view
-    flat, masks = spaces.flatten(seen.obs, space, view), spaces.mask_of(seen.obs, view)
+    rows = Rows(spaces.flatten(seen.obs, space, view), seen.first, spaces.mask_of(seen.obs, view))
     policy = NumpyPolicy(blueprint, captured=(INPUT,))
     state, inputs = policy.initial_state(1), None
-    if not state:
-        inputs = policy.on_flat(flat, state, seen.first, masks).features[INPUT]
-    shares = saliency(NumpyPolicy(blueprint), flat, seen.first, names(blueprint), masks)
-    return {"simplicity": simplicity(blueprint, inputs, formula), "saliency": shares}
+    if not state and rows.flat.shape[1] <= MOST_NUMBERS:
+        inputs = policy.on_flat(rows.flat, state, rows.first, rows.masks).features[INPUT]
+    plain = NumpyPolicy(blueprint)
+    return {
+        "simplicity": simplicity(blueprint, inputs, formula),
+        "saliency": saliency(plain, rows, names(blueprint), occlusion.numbers(space, view)),
+        "looks": occlusion.maps(plain, rows),
+    }
 
 
 def names(blueprint: Blueprint) -> list[str]:

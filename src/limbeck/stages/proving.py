@@ -1,6 +1,7 @@
 """The verdicts of a family: each artefact plays for itself, largest to smallest; what cannot be proved is measured.
 
-What `compress` made does not wait for the others: each of its members is proved, whatever became of the ones before.
+What `compress` made does not wait for the others: each of its members is proved, whatever became of the ones before,
+and all of them share the family's error probability (`proof.sharing`).
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from limbeck.reporting.reading import build
 from limbeck.runtimes.compiled_c import CPolicy
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.runtimes.shadow import Shadowed
+from limbeck.settings import ProveSettings
 from limbeck.stages import critics
 from limbeck.stages.choosing import Chosen
 from limbeck.stages.scene import Scene
 from limbeck.tasks import RecordedTask
 from limbeck.teachers.demonstrations import DemonstratedPolicy
 
+SHARED = "shares_alpha"  # in the record of the bounds: the sequences of this family share alpha
 TOLD_EVERY = 256  # episodes of a proof between two lines of progress
 HELD_OUT = 100  # episodes on which a student is measured where nothing can be proved
 FIDELITY_EPISODES = 8  # of the student itself, on which it is held against its teacher
@@ -58,36 +61,39 @@ class Proved:
 
 
 def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]]) -> Proved:
-    """All `sequences`, each member at full alpha, until the first of each that is not proved; the artefact takes the actions."""
+    """All sequences of the family, each member at its level, until the first of each that is not proved; the artefact
+    takes the actions."""
     run, settings = here.run, here.run.recipe.prove
     if (why := unprovable(here)) is not None:
         return _measured(here, chosen, artifacts, why)
 
+    lines = sequences(chosen)
+
     def fix() -> dict[str, Any]:
         run.tell("prove", "fixing floor and ceiling: verification's episodes, and random ones on seeds of their own")
         bounds, steps = proof.bounds_for(here.task, here.evaluations, settings, here.seed, here.mode)
-        return {"bounds": bounds, "env_steps": steps}
+        return {"bounds": bounds, "env_steps": steps, **({SHARED: True} if len(lines) > 1 else {})}
 
     fixed = run.record("bounds", fix)
     bounds = build(Bounds, fixed["bounds"], "bounds")
+    sharing = sharing_of(run.folder, {one.member.name: one.lineage for one in chosen}, settings.alpha)
     run.tell("prove", f"returns lie in [{bounds.floor:.4g}, {bounds.ceiling:.4g}]: {bounds.source}")
     if (most := here.task.proof_episodes) is not None and most < settings.max_episodes:
         run.tell("prove", f"{here.task.name} has {most:,} test rows: no proof is longer, since a row counts once")
     proofs: dict[str, Proof] = {}
     notes: dict[str, dict[str, str]] = {}
     latencies: dict[str, dict[str, Latency]] = {}
-    steps, lines = 0, sequences(chosen)
+    steps = 0
     if len(lines) > 1:
-        run.tell("prove", _several(len(lines) - 1, settings.alpha))
+        run.tell("prove", sharing.words())
     for line in lines:
-        going = True
         for one in line:
             name = one.member.name
-            if going:
-                record = run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts[name], bounds))
+            if level := sharing.level(name, lambda before: before in proofs and proofs[before].verdict == "proved"):
+                asked = replace(settings, alpha=level)
+                record = run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts[name], bounds, asked))
                 proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
                 steps += record["env_steps"]
-                going = proofs[name].verdict == "proved"
                 _tell_verdict(here, proofs[name])
                 _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
                 for target, own in record.get("others", {}).items():
@@ -100,21 +106,18 @@ def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequenc
 
 
 def sequences(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
-    """What is tested one after the other: the plain members as they come, and each compressed one alone, by lineage.
-
-    The order is fixed before any proof, so each sequence makes a false claim with probability at most alpha (Maurer et al.
-    1995), and all S + 1 of them together with at most (S + 1) alpha (Bonferroni)."""
-    plain = [one for one in chosen if not one.lineage]
-    made = sorted((one for one in chosen if one.lineage), key=lambda one: (one.lineage[0], len(one.lineage)))
-    return [plain, *([one] for one in made)]
+    """What is tested one after the other: the plain members as they come, and each compressed one alone, by lineage."""
+    known = {one.member.name: one for one in chosen}
+    lines = proof.sequences({name: one.lineage for name, one in known.items()})
+    return [[known[name] for name in line] for line in lines]
 
 
-def _several(made: int, alpha: float) -> str:
-    who = "the compressed member is" if made == 1 else f"the {made} compressed members are each"
-    return (
-        f"{who} proved whatever became of the members before: a claim is false with probability at most {alpha:g}, "
-        f"one or more of the family with at most {made + 1} x {alpha:g} = {min((made + 1) * alpha, 1):g}"
-    )
+def sharing_of(run: Path, lineages: Mapping[str, Sequence[str]], alpha: float) -> proof.Sharing:
+    """How a run's members share alpha. A run whose bounds were fixed before levels were shared goes on as it was begun:
+    its proofs that are there already had alpha each."""
+    lines = proof.sequences(lineages)
+    shared = len(lines) == 1 or bool(storage.read_json(run / "records" / "bounds.json").get(SHARED, False))
+    return proof.Sharing(lines, alpha, shared)
 
 
 def unprovable(here: Scene) -> Measured | None:
@@ -179,20 +182,23 @@ def players(blueprint: Blueprint, artifacts: Sequence[Artifact]) -> dict[str, Po
     return able if "c" in able else {"numpy": NumpyPolicy(blueprint), **able}
 
 
-def _prove_one(here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: Bounds) -> dict[str, Any]:
+def _prove_one(
+    here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: Bounds, settings: ProveSettings
+) -> dict[str, Any]:
     """One member's verdict, and for every other target whether it shares it or earned its own."""
     able = players(one.blueprint, artifacts)
     (played_by, main), *others = able.items()
     cache = ReturnCache(here.run.folder / "proofs" / "returns.json", str(here.run.recipe.teacher_sha256))
     shadowed = Shadowed(main, dict(others))
-    found = prove_policy(here, shadowed, one.member.name, played_by, bounds, cache)
+    claim = _Claim(one.member.name, bounds, settings, cache)
+    found = _prove_policy(here, claim, shadowed, played_by)
     notes, steps = {played_by: "played the proof"}, found.env_steps
     proofs: dict[str, Proof] = {}
     for target, policy in others:
         if not shadowed.different[target]:
             notes[target] = shadowed.agreed()
             continue
-        proofs[target] = own = prove_policy(here, policy, one.member.name, target, bounds, cache)
+        proofs[target] = own = _prove_policy(here, claim, policy, target)
         steps += own.env_steps
         notes[target] = (
             f"{own.verdict}, its own proof over {own.episodes} episodes: it acted differently in {shadowed.different[target]} rows"
@@ -213,16 +219,26 @@ def fidelity_seeds(task: Task, run_seed: int) -> list[int]:
     return [seeding.episode_seed(run_seed, "fidelity", i) for i in range(count)]
 
 
-def prove_policy(here: Scene, policy: Policy, member: str, played_by: str, bounds: Bounds, cache: ReturnCache) -> Proof:
+@dataclass(frozen=True)
+class _Claim:
+    """What is to be proved of a member, whichever of its files plays."""
+
+    member: str
+    bounds: Bounds
+    settings: ProveSettings  # alpha: the member's level
+    cache: ReturnCache
+
+
+def _prove_policy(here: Scene, claim: _Claim, policy: Policy, played_by: str) -> Proof:
     """The e-process of one policy against the run's teacher; a long one says now and then how far it is."""
 
     def look(episodes: int, log_wealth: float) -> None:
         if episodes % TOLD_EVERY == 0:
-            here.run.tell("prove", f"{member}: {episodes} episodes, e-value {math.exp(log_wealth):.3g}")
+            here.run.tell("prove", f"{claim.member}: {episodes} episodes, e-value {math.exp(log_wealth):.3g}")
 
     return proof.prove(
-        policy, here.teacher.policy, here.task, member=member, played_by=played_by, bounds=bounds, settings=here.run.recipe.prove,
-        run_seed=here.seed, teacher_mode=here.mode, cache=cache, on_look=look,
+        policy, here.teacher.policy, here.task, member=claim.member, played_by=played_by, bounds=claim.bounds,
+        settings=claim.settings, run_seed=here.seed, teacher_mode=here.mode, cache=claim.cache, on_look=look,
     )  # fmt: skip
 
 

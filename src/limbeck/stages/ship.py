@@ -25,8 +25,8 @@ from limbeck.contracts import (
 from limbeck.dataset import open_dataset
 from limbeck.exporters import golden, replaying
 from limbeck.exporters.ccode.guard import GUARDED
-from limbeck.reporting import trackers
 from limbeck.reporting.reading import build
+from limbeck.reporting.trackers import live
 from limbeck.runtimes import emulated, firmware
 from limbeck.runtimes.numpy import NumpyPolicy
 from limbeck.stages import blindness, gallery, labelled, portrait, stressing
@@ -226,9 +226,9 @@ def _film(here: Scene, chosen: Sequence[Chosen], proved: Proved) -> None:
 
 
 def present(here: Scene) -> None:
-    """The page and the manifest."""
-    page = reporting.write(here.run.folder)
-    storage.write_manifest(here.run.folder)
-    for name, place in trackers.track(here.run.folder, here.run.recipe.report.track).items():
-        here.run.tell("report", f"{name}: {place}")
-    here.run.tell("report", str(page))
+    """The page and the manifest, and the end for the trackers: those that followed the run, or else all that it names."""
+    run = here.run
+    page = reporting.write(run.folder)
+    storage.write_manifest(run.folder)
+    (run.follower or live.Live(run.folder, run.recipe.report.track, run.tell)).finished()
+    run.tell("report", str(page))

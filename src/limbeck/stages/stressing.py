@@ -35,12 +35,18 @@ class Kept:
     base: Ground | None = None
     rows: dict[Case, Stressed] = field(default_factory=dict)
     billed: int = 0  # environment steps that are on the bill of the run
+    replaced: int = 0  # environment steps of rows that were played again
 
     @property
     def steps(self) -> int:
-        """Environment steps of all that is kept."""
+        """Environment steps of all that is kept, and of what it replaced."""
         own = 0 if self.base is None else self.base.row.env_steps
-        return own + sum(row.env_steps for row in self.rows.values())
+        return self.replaced + own + sum(row.env_steps for row in self.rows.values())
+
+    def lacks(self, case: Case) -> bool:
+        """Whether a row has to be played: there is none, or it is of an attack or unit that is no longer this one's."""
+        row = self.rows.get(case)
+        return row is None or row.unit != DISTURBANCES[case[0]].unit
 
 
 def refuse(recipe: Recipe, task: Task, teacher: Policy) -> None:
@@ -133,8 +139,10 @@ def suite(
         _write(path, claims, known)
     _tell(tell, known.base.row)
     for case in wanted:
-        if case not in known.rows:
-            (known.rows[case],) = stressed(pair, known.base, [case])
+        if known.lacks(case):
+            (row,) = stressed(pair, known.base, [case])
+            known.replaced += known.rows[case].env_steps if case in known.rows else 0
+            known.rows[case] = row
             _write(path, claims, known)
         _tell(tell, known.rows[case])
     return [known.base.row, *(known.rows[case] for case in wanted)], known.steps - known.billed
@@ -158,7 +166,9 @@ def _write(path: Path | None, claims: Mapping[str, str], known: Kept) -> None:
     if path is not None and base is not None:
         spread = {key: {"shape": np.shape(value), "values": np.ravel(value)} for key, value in base.spread.items()}
         content = {"claims": claims, "undisturbed": base.row, "random": base.random, "spread": spread}
-        storage.write_json(path, {**content, "rows": list(known.rows.values()), "billed": known.billed})
+        storage.write_json(
+            path, {**content, "rows": list(known.rows.values()), "billed": known.billed, "replaced": known.replaced}
+        )
 
 
 def read_rows(path: Path | None, claims: Mapping[str, str]) -> Kept | None:
@@ -174,12 +184,12 @@ def read_rows(path: Path | None, claims: Mapping[str, str]) -> Kept | None:
         }
         rows = [build(Stressed, row, "stressed") for row in (stored["undisturbed"], *stored["rows"])]
         base = Ground(rows[0], np.asarray(stored["random"], np.float64), spread)
-        billed = int(stored["billed"])
+        billed, replaced = int(stored["billed"]), int(stored.get("replaced", 0))
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(
             f"{printable(path)} is damaged: {printable(error)}. Remove it; it is then played again."
         ) from error
-    return Kept(base, {(row.disturbance, row.level): row for row in rows[1:]}, billed)
+    return Kept(base, {(row.disturbance, row.level): row for row in rows[1:]}, billed, replaced)
 
 
 def in_order(rows: Sequence[Stressed]) -> tuple[Stressed, ...]:

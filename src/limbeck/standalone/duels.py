@@ -9,10 +9,11 @@ from typing import Any
 
 from limbeck import blueprints, exporters, identity, proof, recipes, settings, storage, teachers
 from limbeck.assets import bundled
-from limbeck.contracts import Bounds, Evaluation, Mode, Policy, RunResult, Task, Teacher
+from limbeck.contracts import Bounds, Evaluation, Mode, Policy, Proof, RunResult, Task, Teacher
 from limbeck.errors import InputError, StorageError, printable, unknown
 from limbeck.reporting.reading import build
 from limbeck.runs import RECIPE, RESULT, Tell
+from limbeck.runtimes.firmware import BOARDS
 from limbeck.settings import ProveSettings, Recipe
 from limbeck.stages import proving
 from limbeck.stages.opening import open_task, open_teacher
@@ -37,6 +38,7 @@ class Asked:
     normaliser: str | None = None
     out: Path | None = None
     options: Sequence[str] = ()
+    target: str | None = None  # of an artefact folder: whose file plays
 
     def recipe(self, stored: Mapping[str, Any]) -> Recipe:
         """The stored values with what was given put in; refuses what was given twice."""
@@ -75,6 +77,7 @@ class Duel:
     claims: Mapping[str, str]  # what a stored proof must agree with to be continued
     run: Path | None = None  # the run that the member belongs to
     own: bool = False  # the claim that the run itself makes: same retention, level, seed, and place in the sequence
+    file: str = ""  # of an artefact folder: what plays, "onnx/policy.onnx"
 
 
 # ---------------------------------------------------------------- two files
@@ -90,32 +93,79 @@ def from_files(student: str, teacher: str, env: str | None, asked: Asked, tell: 
         )
     recipe = asked.recipe({"teacher": teacher, "env": env})
     path = asked.out or PROOF
+    _refuse_target(student, asked.target)
     task = open_task(recipe)
     master = open_teacher(recipe, task)
-    policy, played_by, name, digest = student_of(student, task)
+    policy, played_by, name, digest = student_of(student, task, asked.target)
     seen = verification.verify(master, task, replace(recipe.verify, accept=True), recipe.seed)
     for note in seen.notes:
         tell("verify", note)
     bounds, _ = proof.bounds_for(task, seen.evaluations, recipe.prove, recipe.seed, seen.mode)
     claims = _claims(digest, identity.of_teacher(master), task, seen.mode, recipe.seed)
     return Duel(policy, played_by, name, master, task, seen.mode, seen.evaluations, bounds, recipe.prove, recipe.seed, path,
-                path.with_suffix(".returns.json"), claims)  # fmt: skip
+                path.with_suffix(".returns.json"), claims, file=file_of(student, played_by))  # fmt: skip
 
 
-def student_of(source: str, task: Task) -> tuple[Policy, str, str, str]:
+def _refuse_target(student: str, target: str | None) -> None:
+    """Refuse a target that a student does not hold, before the teacher is played."""
+    if target is None:
+        return
+    folder = Path(student)
+    if not folder.is_dir():
+        raise InputError(
+            f"--target {printable(target)} was given with {printable(student)}, which is no artefact folder. Drop it, or give the folder with the "
+            "files of all targets, such as RUN/artifacts/MEMBER."
+        )
+    held = exporters.contract.read(folder).targets
+    if target in held:
+        return
+    if target not in exporters.targets():
+        raise unknown("target", target, held)
+    raise InputError(
+        f"{printable(student)} holds no {target}. Allowed: {', '.join(held)}; or write it first: limbeck export ... --to {target}."
+    )
+
+
+def student_of(source: str, task: Task, target: str | None = None) -> tuple[Policy, str, str, str]:
     """(policy, who plays it, its name, its digest): an artefact folder plays itself, a file is loaded like a teacher."""
     folder = Path(source)
     if folder.is_dir():
-        able = sorted((row.target for row in exporters.check(folder) if row.ok), key=lambda target: target != "c")
-        if not able:
-            raise InputError(
-                f"{printable(source)} holds no artefact that runs here. Give a policy file, or install what limbeck check names."
-            )
-        name = folder.resolve().name
-        return exporters.load(folder, able[0]), able[0], name, storage.sha256(folder / storage.MANIFEST)
+        policy, played_by = _player(folder, target)
+        return policy, played_by, folder.resolve().name, storage.sha256(folder / storage.MANIFEST)
     loaded = teachers.load(bundled(source), task.spec)
     name = folder.stem if folder.is_file() else source
     return loaded.policy, "numpy", name, identity.of_teacher(loaded)
+
+
+def _player(folder: Path, target: str | None) -> tuple[Policy, str]:
+    """The file of a folder that plays: of the named target, or else its C, or else the first that repeats its golden
+    rows on this machine itself."""
+    rows = [row for row in exporters.check(folder) if target in (None, row.target) and row.backend not in BOARDS]
+    sound = sorted((row for row in rows if row.ok), key=lambda row: row.target != "c")
+    if sound:
+        first = sound[0]
+        backends = {one.name: one for one in exporters.backends(folder, first.target)}
+        return backends[first.backend].load(), first.target
+    if target is None:
+        raise InputError(
+            f"{printable(folder)} holds no artefact that runs here. Give a policy file, or install what limbeck check names."
+        )
+    wrong = [row.note for row in rows if row.ok is False]
+    if wrong:
+        raise InputError(f"the {target} of {printable(folder)} is not played: {wrong[0]} Export it again.")
+    lacking = "; ".join(dict.fromkeys(row.note.removeprefix(exporters.NOT_RUN) for row in rows))
+    raise InputError(
+        f"the {target} of {printable(folder)} cannot be played here: {lacking}. Install it, or choose another --target."
+    )
+
+
+def file_of(source: str, target: str) -> str:
+    """What plays of an artefact folder, relative to it: "onnx/policy.onnx"; "" for a policy file."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return ""
+    listed = [name for name in storage.read_manifest(folder) if name.startswith(f"{target}/policy.")]
+    return ", ".join(map(printable, sorted(listed))) or target
 
 
 def _claims(student: str, teacher: str, task: Task, mode: Mode, seed: int) -> dict[str, str]:
@@ -139,7 +189,10 @@ def from_run(student: str, env: str | None, asked: Asked) -> Duel:
     here = [replace(a, folder=folder / a.folder) for m in result.members if m.name == name for a in m.artifacts]
     (played_by, policy), *_ = proving.players(blueprints.load(policy_file)[0], here).items()
     bounds = build(Bounds, storage.read_json(folder / "records" / "bounds.json")["bounds"], "bounds")
-    own = asked.out is None and _is_own(result, ran, recipe, name)
+    level = _own_level(folder, result, ran, recipe, name) if asked.out is None else 0.0
+    own = level > 0
+    if own:
+        recipe = replace(recipe, prove=replace(recipe.prove, alpha=level))
     claims = _claims(storage.sha256(policy_file), str(ran.teacher_sha256), task, result.mode, recipe.seed)
     path = asked.out or folder / "proofs" / _file_name(name, recipe, own)
     return Duel(policy, played_by, name, teacher, task, result.mode, result.evaluations, bounds, recipe.prove, recipe.seed, path,
@@ -166,6 +219,11 @@ def _run_and_member(student: str) -> tuple[Path, str]:
 
 def _refuse_for_runs(env: str | None, asked: Asked) -> None:
     """The run's teacher, task and bounds stand; whatever would have to change them is refused."""
+    if asked.target is not None:
+        raise InputError(
+            f"--target {printable(asked.target)} was given for a run's member, whose proof is played by its best file. Drop it, or prove "
+            "the file by itself: limbeck prove RUN/artifacts/MEMBER TEACHER ENV --target ..."
+        )
     for what, value in (("--normaliser", asked.normaliser), ("ENV", env)):
         _refuse(what, value is None, "nothing of the kind")
     for option in asked.options:
@@ -188,11 +246,19 @@ def _task_and_teacher(folder: Path, ran: Recipe) -> tuple[Task, Teacher]:
     return task, teacher
 
 
-def _is_own(result: RunResult, ran: Recipe, recipe: Recipe, name: str) -> bool:
-    """Whether this is the run's claim: retention, level and seed are its own, and every larger member is proved."""
-    same = (recipe.prove.retain, recipe.prove.alpha, recipe.seed) == (ran.prove.retain, ran.prove.alpha, ran.seed)
-    larger = [member.proof for member in result.members][: [m.name for m in result.members].index(name)]
-    return same and all(found is not None and found.verdict == "proved" for found in larger)
+def _own_level(folder: Path, result: RunResult, ran: Recipe, recipe: Recipe, name: str) -> float:
+    """The error probability of the run's own claim; 0 where this is none: its retention, alpha or seed is another, or
+    the sequence stopped before it. A proof that was begun keeps the level that it was begun with."""
+    if (recipe.prove.retain, recipe.prove.alpha, recipe.seed) != (ran.prove.retain, ran.prove.alpha, ran.seed):
+        return 0.0
+    proofs = {member.name: member.proof for member in result.members}
+    sharing = proving.sharing_of(folder, {one.name: one.lineage for one in result.members}, ran.prove.alpha)
+    begun, level = proofs[name], sharing.level(name, lambda one: _proved(proofs[one]))
+    return begun.alpha if level and begun is not None else level
+
+
+def _proved(found: Proof | None) -> bool:
+    return found is not None and found.verdict == "proved"
 
 
 def _file_name(name: str, recipe: Recipe, own: bool) -> str:

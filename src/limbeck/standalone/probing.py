@@ -121,7 +121,7 @@ def larger(architecture: Architecture) -> Architecture:
     if architecture.filters:
         filters = tuple(Filters(max(16, 2 * f.count), f.kernel, f.stride) for f in architecture.filters)
         memory = max(WIDTH, 2 * architecture.memory) if architecture.memory else 0
-        return replace(architecture, filters=filters, widths=(2 * width,), compact=0, memory=memory)
+        return replace(architecture, filters=filters, widths=(2 * width,), compact=0, memory=memory, precision="")
     if architecture.recurrent:
         return Architecture("gru", memory=max(WIDTH, 2 * architecture.memory))
     return Architecture("mlp", (width, width), architecture.activation)

@@ -65,7 +65,8 @@ def _played(duel: Duel, previous: Proof | None) -> tuple[Proof, int]:
         seen = critics.named(duel.teacher, proof.fidelity(duel.student, duel.teacher.policy, duel.task, seeds))
         fidelity, sources, steps = dict(seen.values), dict(seen.sources), steps + seen.env_steps
     alone = duel.run is not None and not duel.own
-    return replace(found, fidelity=fidelity, sources=sources, reason=found.reason + ALONE * alone), steps
+    played = f"; played by {duel.file}" if duel.file else ""
+    return replace(found, fidelity=fidelity, sources=sources, reason=found.reason + played + ALONE * alone), steps
 
 
 def _stored(duel: Duel, tell: Tell) -> Proof | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -168,7 +168,17 @@ def front_of(architecture: Architecture, space: gym.Space[Any], view: View, widt
         size, channels = layers[-1].out_size, entry.count
     if architecture.compact:
         layers.append(Convolution(size, channels, architecture.compact, (1, 1), (1, 1), "identity"))
+    if architecture.precision and end - begin < width:
+        raise _beside(architecture, width - (end - begin))
     return Front(tuple(layers), begin, end, width, layout, scale)
+
+
+def _beside(architecture: Architecture, count: int) -> InputError:
+    plain = replace(architecture, precision="")
+    return InputError(
+        f"student {architecture.spec!r}: {count} numbers lie beside the picture, and whole numbers have no layer that passes "
+        f"them by. Pick the picture alone with keys, or use {plain.spec}."
+    )
 
 
 def _too_large(architecture: Architecture, entry: str, size: tuple[int, int]) -> InputError:

@@ -6,7 +6,8 @@ cnn:16k3                   straight to the head
 cnn:16k3:32-gru16          dense 32, then a GRU of 16
 conv1d:16k5s2-16k3:32      convolutions along the history, then dense 32
 mlp:64x64:r8               dense layers as products of rank 8, where that makes them smaller; also cnn:16k3:64:r8
-mlp:32x32:tanh:int4        whole numbers throughout, with weights of 4 bits; int8, int2 and ternary; also linear:int8, mlp:64x64:r8:int8
+mlp:32x32:tanh:int4        whole numbers throughout, with weights of 4 bits; int8, int2 and ternary; also linear:int8, mlp:64x64:r8:int8,
+                           gru:16:int8, cnn:8k3:32:int8, cnn:16k3:32-gru16:int8, conv1d:16k5s2:32:tanh:int4
 nested:64x64               one set of weights for the widths 64, 32, 16, 8 and 4, each a member: nested-64x64-w16-s0
 nested:64x64:w16           that width alone
 tree:leaves=16             a decision tree of at most 16 leaves, each split reading one number; tree:depth=6 bounds the questions
@@ -31,8 +32,10 @@ MAX_LEAVES, MAX_DEPTH, MAX_NUMBERS = 4096, 12, 256
 NARROWEST = 4  # of nested widths
 A_RANK, A_WIDTH = "a rank such as r8, ", "a width such as w16, "
 PRECISIONS = tuple(BITS)  # of weights in whole numbers
+WHOLE_KINDS = ("linear", "mlp", "gru", "cnn", "conv1d")  # that there are in whole numbers
+WHOLE_ACTIVATIONS = tuple(one for one in QUANTISED_ACTIVATIONS if one != "identity")  # of hidden layers
 MAX_NAME = 200  # characters: file systems allow 255, and files are named after members
-EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, mlp:32x32:int8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
+EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, mlp:32x32:int8, gru:16:int8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Architecture:
         if self.kind == "linear":
             return ":".join(["linear", *[self.precision] * bool(self.precision)])
         if self.kind == "gru":
-            return f"gru:{self.memory}"
+            return ":".join([f"gru:{self.memory}", *[self.precision] * bool(self.precision)])
         if self.kind in ("tree", "oblique"):
             return f"{self.kind}:leaves={self.leaves}" if self.leaves else f"{self.kind}:depth={self.depth}"
         if self.kind in ("rule", "ternary"):
@@ -165,18 +168,17 @@ def _parse_one(text: str) -> tuple[Architecture, int]:
     if not fields or len(fields) > most:
         raise _bad(text, f"{kind} needs its sizes" if not fields else "too many parts")
     if kind == "gru":
-        return Architecture("gru", memory=_sizes(text, fields[0], 1)[0]), seeds
-    if kind == "mlp":
-        activation = _activation(text, fields[1], "" if rank else A_RANK) if len(fields) == 2 else "relu"
-        if precision and activation not in QUANTISED_ACTIVATIONS:
-            allowed = ", ".join(one for one in QUANTISED_ACTIVATIONS if one != "identity")
-            raise _bad(text, f"{precision} has no {activation}. Allowed with it: {allowed}")
-        return Architecture(
-            "mlp", _sizes(text, fields[0], MAX_LAYERS), activation, rank=rank, precision=precision
-        ), seeds
+        return Architecture("gru", memory=_sizes(text, fields[0], 1)[0], precision=precision), seeds
     if kind == "nested":
         return _nested(text, fields), seeds
-    return replace(_convolutional(text, kind, fields), rank=rank), seeds
+    if kind == "mlp":
+        activation = _activation(text, fields[1], "" if rank else A_RANK) if len(fields) == 2 else "relu"
+        found = Architecture("mlp", _sizes(text, fields[0], MAX_LAYERS), activation)
+    else:
+        found = _convolutional(text, kind, fields)
+    if precision and found.activation not in WHOLE_ACTIVATIONS:
+        raise _bad(text, f"{precision} has no {found.activation}. Allowed with it: {', '.join(WHOLE_ACTIVATIONS)}")
+    return replace(found, rank=rank, precision=precision), seeds
 
 
 def _precision(text: str, kind: str, fields: Sequence[str]) -> str:
@@ -184,8 +186,9 @@ def _precision(text: str, kind: str, fields: Sequence[str]) -> str:
     found = [part for part in fields if part in PRECISIONS]
     if len(found) > 1:
         raise _bad(text, f"it has one width of weights, not both {found[0]} and {found[1]}")
-    if found and kind not in ("linear", "mlp"):
-        raise _bad(text, f"{found[0]} is a width of weights of linear and mlp students, {kind} has none")
+    if found and kind not in WHOLE_KINDS:
+        allowed = f"{', '.join(WHOLE_KINDS[:-1])} and {WHOLE_KINDS[-1]}"
+        raise _bad(text, f"{found[0]} is a width of weights of {allowed} students, {kind} has none")
     return found[0] if found else ""
 
 
@@ -265,7 +268,7 @@ def _activation(text: str, name: str, other: str = "") -> str:
     """The activation; `other` says what else might have stood in its place."""
     known = [one for one in ACTIVATIONS if one != "identity"]
     if name not in known:
-        widths = PRECISIONS if text.startswith("mlp") else ()
+        widths = PRECISIONS if text.startswith(WHOLE_KINDS) else ()
         there = f"Allowed there: {other}{', '.join((*known, *widths))}"
         raise _bad(text, f"unknown activation {printable(name)!r}{nearest(name, (*known, *widths))} {there}")
     return name

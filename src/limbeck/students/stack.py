@@ -108,7 +108,7 @@ class Stack:
             width = memory
         self.shapes |= _dense(f"head{i}", width, port.says)
         if self.architecture.precision:
-            self.shapes |= self.chain(i).shapes(self.shapes, port.row)
+            self.shapes |= self.chain(i).shapes(self.shapes)
 
     def initial(self, members: list[MemberSpec], run_seed: int) -> torch.Tensor:
         """theta [K, P]: uniform in +-1/sqrt(fan in), zero bias, a small head; a function of each member's name alone."""
@@ -122,15 +122,15 @@ class Stack:
         for name, shape in {**self.shapes, **self.owned}.items():
             bound = (0.1 if name.startswith("head") else 1.0) / math.sqrt(math.prod(shape[:-1]))
             parts.append(rng.uniform(-bound, bound, shape).reshape(-1) if len(shape) > 1 else np.zeros(shape[0]))
-        return self._begun(np.concatenate(parts).astype(np.float32))
+        return self._begun(np.concatenate(parts).astype(np.float32), quantised.FRESH)
 
-    def _begun(self, row: Floats) -> Floats:
+    def _begun(self, row: Floats, reach: float) -> Floats:
         """A row [P, ...] with the numbers beside weights and biases filled in, where there are any."""
         if self.architecture.precision:
             with torch.no_grad():
                 named = self._policy(row)
                 for i in range(len(self.ports)):
-                    quantised.begin(self.chain(i), named)
+                    quantised.begin(self.chain(i), named, reach)
         return row
 
     def plain(self, theta: torch.Tensor) -> torch.Tensor:
@@ -144,13 +144,22 @@ class Stack:
 
     def chain(self, i: int) -> quantised.Chain:
         """The layers of students in whole numbers on the task number `i`."""
+        front, row, width = self._fronts[i], list(self.ports.values())[i].row, self.architecture.precision
         links = []
+        for n, convolution in enumerate(() if front is None else front.layers):
+            layout = "hwc" if n or front is None else front.layout
+            links.append(quantised.Link(f"stem{i}.conv{n}", convolution.activation, width, convolution, layout))
         for layer in range(len(self.architecture.widths)):
             name = _name(i, layer)
-            links += [quantised.Link(f"{name}.down", "identity")] if self.factorised(name) else []
-            links.append(quantised.Link(name, self.architecture.activation))
-        links.append(quantised.Link(f"head{i}", ""))
-        return quantised.Chain(f"inputs{i}", tuple(links), self.architecture.precision)
+            links += [quantised.Link(f"{name}.down", "identity", width)] if self.factorised(name) else []
+            links.append(quantised.Link(name, self.architecture.activation, width))
+        if self.architecture.recurrent:
+            links.append(quantised.Link(_name(i, len(self.architecture.widths)), "tanh", width, memory="memory"))
+        links.append(quantised.Link(f"head{i}", "", width))
+        if front is None:
+            return quantised.Chain(f"inputs{i}", tuple(links), row, row)
+        ranges, scale = (1, front.scale) if self.pixels else (front.layers[0].channels, 0.0)
+        return quantised.Chain(f"inputs{i}", tuple(links), row, ranges, scale)
 
     def see(self, theta: torch.Tensor, task: str, rows: torch.Tensor, *, fresh: bool) -> None:
         """Find the ranges of students in whole numbers on rows [N, in], in place: of the inputs, and where no gradient
@@ -179,7 +188,9 @@ class Stack:
         if not self.architecture.precision:
             return np.concatenate([np.asarray(arrays[name], np.float32).reshape(-1) for name in self.shapes])
         given = {name: arrays[name] if name in arrays else np.zeros(shape) for name, shape in self.shapes.items()}
-        return self._begun(np.concatenate([np.asarray(a, np.float32).reshape(-1) for a in given.values()]))
+        return self._begun(
+            np.concatenate([np.asarray(a, np.float32).reshape(-1) for a in given.values()]), quantised.LEAST
+        )
 
     def unpack(self, row: Floats) -> dict[str, Floats]:
         """[P] -> the policy's tensors by name."""
@@ -208,9 +219,12 @@ class Stack:
         rows = inputs.reshape(time * batch * self.ports[task].agents, -1)
         seen: dict[str, torch.Tensor] = {}
         if self.architecture.precision:
-            params, given = quantised.forward(self.chain(i), named, rows, drop)
-            seen = {f"dense{n}": given[_name(i, n)] for n in range(depth)}
-            seen["last"] = seen[f"dense{depth - 1}"] if depth else rows[None].expand(members, -1, -1)
+            params, given = quantised.forward(self.chain(i), named, rows, first, drop)
+            seen = {f"conv{n}": given[f"stem{i}.conv{n}"] for n in range(len(front.layers) if front else 0)}
+            seen |= {f"dense{n}": given[_name(i, n)] for n in range(depth)}
+            if self.architecture.recurrent:
+                seen["memory"] = given[_name(i, depth)]
+            seen["last"] = list(seen.values())[-1] if seen else rows[None].expand(members, -1, -1)
             shaped = {name: value.reshape(members, time, batch, -1) for name, value in seen.items()}
             own = {name: named[name] for name in self.owned}
             return Seen(params.reshape(members, time, batch, -1), shaped, own)
@@ -254,10 +268,10 @@ class Stack:
         from_x = gates.reshape(members, time, batch, -1)
         hidden = gates.new_zeros(members, batch, self.architecture.memory)
         outputs = []
-        for t in range(time):
+        for t, now in enumerate(from_x.unbind(1)):  # slices would each have a gradient as large as all of them
             hidden = hidden * (~first[t])[None, :, None]
             from_h = _affine(named, "memory", hidden)
-            (xr, xz, xn), (hr, hz, hn) = from_x[:, t].chunk(3, -1), from_h.chunk(3, -1)
+            (xr, xz, xn), (hr, hz, hn) = now.chunk(3, -1), from_h.chunk(3, -1)
             update = torch.sigmoid(xz + hz)
             new = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
             hidden = (1 - update) * new + update * hidden
@@ -297,8 +311,9 @@ class Stack:
         return Blueprint(port.spec, port.head, tuple(layers), port.view, normaliser, name=name)
 
     def _frozen_whole(self, row: Floats, i: int, normaliser: Normaliser | None, name: str) -> Blueprint:
-        """The normaliser goes into the quantiser, except where the zeros before an episode's start are normalised ones."""
-        port = list(self.ports.values())[i]
+        """The normaliser goes into the quantiser, except where the zeros before an episode's start are normalised ones;
+        the scale of pixels is in it already."""
+        port, normaliser = list(self.ports.values())[i], None if self.pixels else normaliser
         stays = normaliser is not None and (
             math.isfinite(normaliser.clip) or (port.view.history > 1 and port.view.padding == "zero")
         )

@@ -24,6 +24,7 @@ from limbeck import blueprints, rollout, seeding, spaces, storage, tasks
 from limbeck.contracts import Evaluation, Spec
 from limbeck.errors import IncompleteError, InputError, printable, unknown
 from limbeck.runtimes.numpy import NumpyPolicy
+from limbeck.settings.ranges import RANGES
 from limbeck.teaching import labelled, sb3
 from limbeck.teaching.presets import PRESETS, Preset, preset_for
 
@@ -78,13 +79,16 @@ def teach(
     Ctrl-C measures and keeps the best checkpoint so far, then raises IncompleteError.
     """
     out = Path(out)
+    _check_count("seed", seed, *map(int, RANGES["seed"]))
     if algorithm == CLASSIFIER:
         if env_steps is not None or settings:
             raise InputError("a classifier has a fixed number of epochs. Drop env_steps and settings.")
         return _teach_classifier(env, out, seed, on_progress)
     task = _trainable(env, algorithm)
     preset = preset_for(algorithm, task.name, type(task.spec.action_space).__name__, env_steps, settings or {})
-    _check_counts(evaluations=evaluations, validation_episodes=validation_episodes, fresh_episodes=fresh_episodes)
+    counts = {"evaluations": evaluations, "validation_episodes": validation_episodes, "fresh_episodes": fresh_episodes}
+    for name, count in counts.items():
+        _check_count(name, count)
     sb3.library()
     _refuse_finished(out)
     with storage.locked(out), _one_thread():
@@ -126,10 +130,9 @@ def _check_spaces(spec: Spec, algorithm: str) -> None:
         )
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if not 1 <= count <= 100_000:
-            raise InputError(f"{name} = {count}, allowed 1 to 100,000. Change it.")
+def _check_count(name: str, count: int, low: int = 1, high: int = 100_000) -> None:
+    if not low <= count <= high:
+        raise InputError(f"{name} = {count}, allowed {low:,} to {high:,}. Change it.")
 
 
 def _refuse_finished(out: Path) -> None:

@@ -6,12 +6,15 @@ or state-dependent exploration, so that the trained file is a plain network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from limbeck.errors import InputError, unknown
+from limbeck.settings.ranges import RANGES
 
 LEAST_STEPS = 256
+LEAST = {"gradient_steps": -1}  # -1: as many as environment steps
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,15 @@ def preset_for(
     for key in changes:
         if key not in preset.settings:
             raise unknown(f"{algorithm} setting", key, preset.settings)
-    wanted = preset.env_steps if env_steps is None else env_steps
-    if wanted < LEAST_STEPS:
+        least = LEAST.get(key, 1 if isinstance(preset.settings[key], int) else 0)
+        if not (math.isfinite(changes[key]) and changes[key] >= least):
+            raise InputError(
+                f"{algorithm} setting {key} = {changes[key]}, allowed {least} and above, finite. Change it."
+            )
+    wanted, most = preset.env_steps if env_steps is None else env_steps, int(RANGES["env_steps"][1])
+    if not LEAST_STEPS <= wanted <= most:
         raise InputError(
-            f"env_steps = {wanted}, allowed at least {LEAST_STEPS:,}. Teaching takes tens of thousands of steps."
+            f"env_steps = {wanted}, allowed at least {LEAST_STEPS:,} and at most {most:,}. Teaching takes tens of thousands of steps."
         )
     return _whole_rollouts(replace(preset, env_steps=wanted, settings={**preset.settings, **changes}))
 

@@ -38,6 +38,7 @@ def prove(
     normaliser: str | None = None,
     plan: bool = False,
     superior: bool = False,
+    target: str | None = None,
     out: str | Path | None = None,
     options: Sequence[str] = (),
 ) -> Proof | Mapping[str, Any]:
@@ -60,6 +61,7 @@ def prove(
         normaliser: VecNormalize file of the teacher; not for RUN:MEMBER.
         plan: Say how many episodes to expect, after a small pilot, and stop.
         superior: Prove that the student is better than the teacher, as --retain 1 does.
+        target: Of an artefact folder: whose file plays, such as c, onnx, wasm, python, numpy. Default: c, else the first that runs here.
         out: File of the proof. Default: proof.json in the current folder, or in the run.
         options: Other settings of the stage, such as prove.chunk=16.
     """
@@ -68,7 +70,9 @@ def prove(
     kept = None if out is None else Path(out)
     if superior and retain is not None:
         raise InputError("--superior was given with --retain, whose share it sets to 1. Give one of them.")
-    asked = standalone.Asked(1.0 if superior else retain, alpha, seed, max_episodes, normaliser, kept, list(options))
+    asked = standalone.Asked(
+        1.0 if superior else retain, alpha, seed, max_episodes, normaliser, kept, list(options), target
+    )
     return standalone.prove(student, teacher, env, asked, plan, say)
 
 

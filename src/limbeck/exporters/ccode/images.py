@@ -75,9 +75,9 @@ _POOLS = {
 
 
 def routines(used: set[str]) -> str:
-    """Those of conv, pool_max and pool_mean that are in `used`, with what they need."""
+    """Those of pool_max and pool_mean that are in `used`, and what these and the convolution need."""
     parts = [_WINDOWS] if used & {"conv", "pool_max", "pool_mean"} else []
-    parts += [_WINDOW, _convolution()] if "conv" in used else []
+    parts += [_WINDOW] if "conv" in used else []
     for method, (start, take, end) in _POOLS.items():
         if f"pool_{method}" in used:
             text = _POOL.replace("@METHOD", method).replace("@START", start)
@@ -91,7 +91,8 @@ def numbers(layer: Conv | Pool, kernel: Sequence[int], channels: int) -> str:
     return ", ".join(str(int(v)) for v in values)
 
 
-def _convolution() -> str:
+def convolution() -> str:
+    """The routine itself, over vectors."""
     return f"""
 /* y[p][o] = b[o] + sum_k w[k][o] window_p[k], k = (row, column, channel), for two places p at a time */
 static void @p_conv(const @p_windows *g, const float *w, const float *b, const float *x, float *y, float *window,

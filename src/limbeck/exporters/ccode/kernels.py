@@ -13,7 +13,21 @@ from limbeck.exporters.ccode import images as cimages
 WIDE = 16  # outputs from which a layer is computed over blocks of outputs, [in][out]
 DEEP = 16  # inputs from which a narrower layer is computed in 16 partial sums, [out][in]
 
-_VECTORS = """\
+_SIMD = """\
+typedef float @p_vec __attribute__((vector_size(@P_LANES * 4), aligned(4), may_alias));
+typedef int @p_mask __attribute__((vector_size(@P_LANES * 4)));
+#define @P_ZERO {0.0f}
+#define @P_PICK(test, v, w) ((@p_vec)(((@p_mask)(v) & (@p_mask)(test)) | ((@p_mask)(w) & ~(@p_mask)(test))))
+#define @P_SIGN(v, zero) ((@p_vec)(((@p_mask)(v) & (@p_mask)(-(zero))) | (@p_mask)((zero) + 1.0f)))
+#define @P_RELU(v, zero) ((@p_vec)((@p_mask)(v) & ~(@p_mask)((zero) > (v))))
+"""
+
+_ACCESS = """\
+#define @P_LOAD(p) (*(const @p_vec *)(p))
+#define @P_STORE(p) (*(@p_vec *)(p))
+"""
+
+_VECTORS = f"""\
 #if defined(__GNUC__) && (defined(__SSE__) || defined(__ARM_NEON))
 #if defined(__AVX512F__)
 #define @P_LANES 16
@@ -22,14 +36,8 @@ _VECTORS = """\
 #else
 #define @P_LANES 4
 #endif
-typedef float @p_vec __attribute__((vector_size(@P_LANES * 4), aligned(4), may_alias));
-typedef int @p_mask __attribute__((vector_size(@P_LANES * 4)));
 #define @P_ALIGNED __attribute__((aligned(64)))
-#define @P_ZERO {0.0f}
-#define @P_PICK(test, v, w) ((@p_vec)(((@p_mask)(v) & (@p_mask)(test)) | ((@p_mask)(w) & ~(@p_mask)(test))))
-#define @P_SIGN(v, zero) ((@p_vec)(((@p_mask)(v) & (@p_mask)(-(zero))) | (@p_mask)((zero) + 1.0f)))
-#define @P_RELU(v, zero) ((@p_vec)((@p_mask)(v) & ~(@p_mask)((zero) > (v))))
-#else
+{_SIMD}#else
 #define @P_LANES 1
 typedef float @p_vec;
 #define @P_ALIGNED
@@ -38,9 +46,7 @@ typedef float @p_vec;
 #define @P_SIGN(v, zero) ((v) > (zero) ? 1.0f : -1.0f)
 #define @P_RELU(v, zero) ((zero) > (v) ? (zero) : (v))
 #endif
-#define @P_LOAD(p) (*(const @p_vec *)(p))
-#define @P_STORE(p) (*(@p_vec *)(p))
-#if @P_LANES > 1 && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+{_ACCESS}#if @P_LANES > 1 && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
 #define @P_INLINE static inline __attribute__((always_inline))
 #if !defined(__clang__) && __GNUC__ >= 8
 #define @P_PRAGMA(text) _Pragma(#text)
@@ -278,19 +284,33 @@ _NEEDS = {"gru": {"tanh", "sigmoid"}, "lstm": {"tanh", "sigmoid"}}
 def library(used: set[str]) -> str:
     """The routines named in `used`: wide, narrow, small, conv, pool_max, pool_mean, gru, lstm, norm, argmax, clip, bound,
     and the activations."""
-    used = used.union(*(_NEEDS.get(name, set()) for name in used))
-    fixed = {"narrow": _NARROW, "small": _SMALL, "norm": _NORM, "argmax": _ARGMAX, "clip": _CLIP, "bound": _BOUND}
-    after = {"gru": _GRU, "lstm": _LSTM}
+    used = _with_needs(used)
+    fixed = {"norm": _NORM, "argmax": _ARGMAX, "clip": _CLIP, "bound": _BOUND}
     vectors = used & {"wide", "narrow", "small", "conv", *SMOOTH, *ACTIVATIONS}
-    parts = [_VECTORS if vectors else "#define @P_ALIGNED\n"]
-    parts += [_wide()] if "wide" in used else []
-    parts += [cimages.routines(used)]
+    parts = [_VECTORS if vectors else "#define @P_ALIGNED\n", cimages.routines(used)]
     parts += [text for name, text in fixed.items() if name in used]
+    return "".join([*parts, over_vectors(used)])
+
+
+def simd(lanes: int) -> str:
+    """What routines over vectors of `lanes` floats are written with, in place of what the build has."""
+    return f"#undef @P_LANES\n#define @P_LANES {lanes}\n{_SIMD}{_ACCESS}"
+
+
+def over_vectors(used: set[str]) -> str:
+    """Those of the routines in `used` that are written over vectors, and those that call them."""
+    used = _with_needs(used)
+    fixed = {"wide": _wide(), "conv": cimages.convolution(), "narrow": _NARROW, "small": _SMALL}
+    parts = [text for name, text in fixed.items() if name in used]
     parts += [_TANH_OF] if used & set(SMOOTH) else []
     parts += [_EACH.replace("@NAME", k).replace("@EXPRESSION", text) for k, text in SMOOTH.items() if k in used]
     parts += [_activation(name) for name in ACTIVATIONS if name in used]
-    parts += [text for name, text in after.items() if name in used]
+    parts += [text for name, text in {"gru": _GRU, "lstm": _LSTM}.items() if name in used]
     return "".join(parts)
+
+
+def _with_needs(used: set[str]) -> set[str]:
+    return used.union(*(_NEEDS.get(name, set()) for name in used))
 
 
 def _activation(name: str) -> str:

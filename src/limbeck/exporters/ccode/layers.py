@@ -20,6 +20,8 @@ from limbeck.contracts import (
     Pool,
     Quantise,
     Quantised,
+    QuantisedConv,
+    QuantisedGru,
     Readout,
     Shared,
     Sparse,
@@ -28,6 +30,7 @@ from limbeck.contracts import (
 from limbeck.exporters.ccode import images as cimages
 from limbeck.exporters.ccode import kernels as ckernels
 from limbeck.exporters.ccode import quantised as cquantised
+from limbeck.exporters.ccode import quantised_memory as cmemory
 from limbeck.exporters.ccode import trees as ctrees
 from limbeck.exporters.ccode.body import Body, Row, literal
 
@@ -74,8 +77,10 @@ def _write(name: str, layer: Layer, x: Row, y: Row, body: Body) -> None:
             ctrees.tree(name, layer, x, y, body)
         case Sparse():
             ctrees.sparse(layer, x, y, body)
-        case Quantise() | Quantised() | Readout():
+        case Quantise() | Quantised() | QuantisedConv() | Readout():
             cquantised.write(name, layer, x, y, body)
+        case QuantisedGru():
+            cmemory.write(name, layer, x, y, body)
         case _:
             raise TypeError(f"a {layer.kind} layer inside of another")
 

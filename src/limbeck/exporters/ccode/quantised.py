@@ -3,16 +3,18 @@
 Requirements that shaped it: processors without floats and without sign-extending loads at fixed offsets (Cortex-M0) read
 unsigned bytes fastest, so a level q is kept as q + 128 and a weight w as w + Z with Z = 128, 8 or 2 for 8, 4 or 2 bits;
 what that adds to a sum is in part known here (it is in the stored bias), in part Z times the sum of the inputs. Two
-outputs are summed at once, so that an input is loaded for both. No sum overflows and no negative number is shifted:
-every step is defined by C99 and the same everywhere.
+outputs are summed at once, so that an input is loaded for both; SSE2, NEON and WebAssembly take 16 bytes at a time. No
+sum overflows and no negative number is shifted: every step is defined by C99 and the same everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from limbeck import packing
-from limbeck.contracts import LEVELS, Array, Layer, Quantise, Quantised, Readout
+from limbeck.contracts import LEVELS, Array, Layer, Quantise, Quantised, QuantisedConv, QuantisedGru, Readout
 from limbeck.contracts.quantised import storage_bits, tanh_levels
 from limbeck.exporters.ccode.body import Body, Row
 
@@ -23,19 +25,23 @@ _QUANTISE = """
 /* Bytes 128 + round(clip((x - offset) scale, -127, 127)), halves go up. The stored scales are 2^24 times those, an exact
    change, so v is a fixed-point number with 24 bits behind the point: from 1/2 on a float is a multiple of 2^-24 and
    loses nothing in (int32_t)v, and below 1/2 it gives 0 either way. No product is followed by an addition of floats,
-   so a fused multiply-add cannot change a bit. Not a number gives the level 0. */
-static void @p_quantise(const float *offset, const float *scale, const float *x, uint8_t *y, int n)
+   so a fused multiply-add cannot change a bit. Not a number gives the level 0. Every n-th number of all is read alike. */
+static void @p_quantise(const float *offset, const float *scale, const float *x, uint8_t *y, int n, int all)
 {
     const float limit = 2130706432.0f; /* 127 * 2^24 */
     int i;
     for (i = 0; i < n; i++) {
-        const float v = (x[i] - offset[i]) * scale[i];
-        int32_t k;
-        if (v > -limit && v < limit)
-            k = (int32_t)v;
-        else
-            k = v >= limit ? INT32_C(2130706432) : v <= -limit ? -INT32_C(2130706432) : 0;
-        y[i] = (uint8_t)(((uint32_t)k + UINT32_C(0x80800000)) >> 24);
+        const float from = offset[i], by = scale[i];
+        int at;
+        for (at = i; at < all; at += n) {
+            const float v = (x[at] - from) * by;
+            int32_t k;
+            if (v > -limit && v < limit)
+                k = (int32_t)v;
+            else
+                k = v >= limit ? INT32_C(2130706432) : v <= -limit ? -INT32_C(2130706432) : 0;
+            y[at] = (uint8_t)(((uint32_t)k + UINT32_C(0x80800000)) >> 24);
+        }
     }
 }
 """
@@ -53,10 +59,30 @@ static int32_t @p_total(const uint8_t *x, unsigned n)
 
 _DOTS = {  # of two rows of n weights with n levels, as they are stored: positive; n <= 2^15 keeps them within 31 bits
     8: """
+#if defined(__GNUC__) && (defined(__SSE2__) || defined(__ARM_NEON) || defined(__wasm_simd128__))
+typedef uint16_t @p_shorts __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint32_t @p_words __attribute__((vector_size(16)));
+#define @P_BYTES(p) (*(const @p_shorts *)(p))
+#define @P_ADDED(p) ((p & 65535) + (p >> 16))
+#endif
+
 static inline void @p_dots8(const uint8_t *w, const uint8_t *v, const uint8_t *x, unsigned n, int32_t *sums)
 {
     const uint8_t *const whole = x + (n & ~3u), *const end = x + n;
     int32_t s = 0, t = 0;
+#ifdef @P_BYTES
+    const uint8_t *const wide = x + (n & ~15u);
+    @p_words u[2] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+    for (; x < wide; x += 16, w += 16, v += 16) { /* even and odd bytes apart: products of 16 bits, sums of 32 */
+        const @p_shorts even = @P_BYTES(x) & 255, odd = @P_BYTES(x) >> 8;
+        const @p_words a = (@p_words)((@P_BYTES(w) & 255) * even), b = (@p_words)((@P_BYTES(w) >> 8) * odd);
+        const @p_words c = (@p_words)((@P_BYTES(v) & 255) * even), d = (@p_words)((@P_BYTES(v) >> 8) * odd);
+        u[0] += @P_ADDED(a) + @P_ADDED(b);
+        u[1] += @P_ADDED(c) + @P_ADDED(d);
+    }
+    s = (int32_t)(u[0][0] + u[0][1] + u[0][2] + u[0][3]);
+    t = (int32_t)(u[1][0] + u[1][1] + u[1][2] + u[1][3]);
+#endif
     for (; x < whole; x += 4, w += 4, v += 4) {
         const int32_t a = x[0], b = x[1], c = x[2], d = x[3];
         s += w[0] * a;
@@ -122,15 +148,22 @@ static inline void @p_dots2(const uint8_t *w, const uint8_t *v, const uint8_t *x
 """,
 }
 
-_LEVEL = """
-/* The byte 128 + clip((sum m + 2^(k - 1)) >> k, low, 127) or its entry in a table; m and k - 1 lie in `step`. What is
-   shifted is raised by 2^31 first, which keeps it positive, and lowered by 2^31 >> k afterwards; to shift by k - 1, add
-   1 and shift by 1 rounds the same way. */
-static inline uint8_t @p_level(int32_t sum, const uint8_t *step, int32_t low, const uint8_t *table)
+_RESCALED = """
+/* clip((sum m + 2^(k - 1)) >> k, low, high); m and k - 1 lie in `step`. What is shifted is raised by 2^31 first, which
+   keeps it positive, and lowered by 2^31 >> k afterwards; to shift by k - 1, add 1 and shift by 1 rounds the same way. */
+static inline int32_t @p_rescaled(int32_t sum, const uint8_t *step, int32_t low, int32_t high)
 {
     const uint32_t raised = ((uint32_t)sum * step[0] + UINT32_C(0x80000000)) >> step[1];
-    int32_t r = (int32_t)((raised + 1) >> 1) - (int32_t)(UINT32_C(0x40000000) >> step[1]);
-    r = r < low ? low : r > 127 ? 127 : r;
+    const int32_t r = (int32_t)((raised + 1) >> 1) - (int32_t)(UINT32_C(0x40000000) >> step[1]);
+    return r < low ? low : r > high ? high : r;
+}
+"""
+
+_LEVEL = """
+/* the byte of a level, or its entry in a table */
+static inline uint8_t @p_level(int32_t sum, const uint8_t *step, int32_t low, const uint8_t *table)
+{
+    const int32_t r = @p_rescaled(sum, step, low, 127);
     return table ? table[r + 127] : (uint8_t)(r + 128);
 }
 """
@@ -173,57 +206,134 @@ static void @p_readout#(const uint8_t *w, const int32_t *bias, const float *scal
 """
 
 
+_GATHER = """
+/* a window of an image as it is multiplied: planes of rows of `run` bytes, which lie `pitch` and `plane` bytes apart */
+static void @p_gather(const uint8_t *x, uint8_t *to, int planes, int rows, int run, int pitch, int plane)
+{
+    for (; planes > 0; planes--, x += plane) {
+        const uint8_t *from = x;
+        int row, i;
+        for (row = 0; row < rows; row++, from += pitch)
+            for (i = 0; i < run; i++)
+                *to++ = from[i];
+    }
+}
+"""
+
+
 def held(layer: Layer) -> int:
     """The floats of a vector that holds what a layer gives; levels are bytes, and bytes may lie in any object."""
-    return -(-layer.outputs // 4) if isinstance(layer, Quantise | Quantised) else layer.outputs
+    return (
+        _floats(layer.outputs)
+        if isinstance(layer, Quantise | Quantised | QuantisedConv | QuantisedGru)
+        else layer.outputs
+    )
 
 
-def write(name: str, layer: Quantise | Quantised | Readout, x: Row, y: Row, body: Body) -> None:
-    """The statement of one layer."""
-    if isinstance(layer, Quantise):
-        _need(body, "quantise", _QUANTISE)
-        scale = (layer.scale.astype(np.float64) * 2**FRACTION).astype(np.float32)
-        stored = f"{body.constant(f'offset_{name}', layer.offset)}, {body.constant(f'scale_{name}', scale)}"
-        body.add(f"@p_quantise({stored}, {x.at}, (uint8_t *){y.at}, {layer.outputs});")
-        return
-    bits, sizes = storage_bits(layer.width), f"{layer.inputs}, {layer.outputs}"
-    _need(body, "total", _TOTAL)
-    _need(body, f"dots{bits}", _DOTS[bits])
-    weight = body.constant(f"weight_{name}", _rows(layer.weight, bits), "uint8_t")
-    raised = layer.bias.astype(np.int64) - ZERO * layer.weight.astype(np.int64).sum(0)
-    bias = body.constant(f"bias_{name}", raised, "int32_t")
-    if isinstance(layer, Readout):
-        _need(body, f"readout{bits}", _made_for(bits, _READOUT))
-        scale = body.constant(f"scale_{name}", layer.scale)
-        body.add(f"@p_readout{bits}({weight}, {bias}, {scale}, (const uint8_t *){x.at}, {y.at}, {sizes});")
-        return
-    _need(body, "level", _LEVEL)
-    _need(body, f"levels{bits}", _made_for(bits, _LEVELS))
-    steps = body.constant(f"step_{name}", np.stack([layer.multiplier, layer.shift - 1], axis=1), "uint8_t")
-    low = 0 if layer.activation == "relu" else -LEVELS
-    read, written = f"(const uint8_t *){x.at}", f"(uint8_t *){y.at}"
-    table = _table(body) if layer.activation == "tanh" else "0"
-    body.add(f"@p_levels{bits}({weight}, {bias}, {steps}, {read}, {written}, {sizes}, {low}, {table});")
+def write(name: str, layer: Quantise | Quantised | QuantisedConv | Readout, x: Row, y: Row, body: Body) -> None:
+    """The statements of one layer."""
+    match layer:
+        case Quantise():
+            need(body, "quantise", _QUANTISE)
+            scale = (layer.scale.astype(np.float64) * 2**FRACTION).astype(np.float32)
+            stored = f"{body.constant(f'offset_{name}', layer.offset)}, {body.constant(f'scale_{name}', scale)}"
+            sizes = f"{layer.offset.size}, {layer.outputs}"
+            body.add(f"@p_quantise({stored}, {x.at}, (uint8_t *){y.at}, {sizes});")
+        case Quantised():
+            _levels(name, layer, layer.weight, f"(const uint8_t *){x.at}", f"(uint8_t *){y.at}", body)
+        case QuantisedConv():
+            _convolve(name, layer, x, y, body)
+        case Readout():
+            bits = storage_bits(layer.width)
+            weight, bias = sums(name, ((layer.weight, layer.bias),), bits, body)
+            need(body, f"readout{bits}", made_for(bits, _READOUT))
+            stored = f"{weight}, {bias}, {body.constant(f'scale_{name}', layer.scale)}"
+            body.add(f"@p_readout{bits}({stored}, (const uint8_t *){x.at}, {y.at}, {layer.inputs}, {layer.outputs});")
 
 
-def _need(body: Body, name: str, text: str) -> None:
+def _levels(name: str, layer: Quantised | QuantisedConv, weight: Array, read: str, written: str, body: Body) -> None:
+    """Levels of levels: `read` and `written` are C expressions of type uint8_t *."""
+    bits, low = storage_bits(layer.width), 0 if layer.activation == "relu" else -LEVELS
+    stored = *sums(name, ((weight, layer.bias),), bits, body), steps(name, layer.multiplier, layer.shift, body)
+    need(body, "level", _LEVEL)
+    need(body, f"levels{bits}", made_for(bits, _LEVELS))
+    looked_up = table(body) if layer.activation == "tanh" else "0"
+    sizes = f"{weight.shape[0]}, {weight.shape[1]}"
+    body.add(f"@p_levels{bits}({', '.join(stored)}, {read}, {written}, {sizes}, {low}, {looked_up});")
+
+
+def _convolve(name: str, layer: QuantisedConv, x: Row, y: Row, body: Body) -> None:
+    """A dense layer at every place of the output. Weights lie as the image does, so that a window is copied in runs, or
+    read where it lies if it is one run."""
+    (height, width), (down, across), (tall, broad) = layer.size, layer.stride, layer.window
+    channels, out = layer.weight.shape[2:]
+    if layer.layout == "chw":
+        weight, each, planes = layer.weight.transpose(2, 0, 1, 3).reshape(-1, out), 1, channels
+    else:
+        weight, each, planes = layer.matrix, channels, 1
+    run, pitch, plane = broad * each, width * each, height * width
+    i, j = (f"k{body.depth + d}" for d in range(2))
+    body.add(f"for ({i} = 0; {i} < {layer.out_size[0]}; {i}++)")
+    body.add(f"    for ({j} = 0; {j} < {layer.out_size[1]}; {j}++) {{")
+    body.depth += 2
+    read = f"(const uint8_t *){x.at} + {i} * {down * pitch} + {j} * {across * each}"
+    written = f"(uint8_t *){y.at} + {i} * {layer.out_size[1] * out} + {j} * {out}"
+    if (tall == 1 or run == pitch) and (planes == 1 or tall * run == plane):
+        _levels(name, layer, weight, read, written, body)
+    else:
+        need(body, "gather", _GATHER)
+        window = body.take(_floats(len(weight)))
+        body.add(f"@p_gather({read}, (uint8_t *){window.at}, {planes}, {tall}, {run}, {pitch}, {plane});")
+        _levels(name, layer, weight, f"(const uint8_t *){window.at}", written, body)
+        body.hand_back(window)
+    body.depth -= 2
+    body.add("    }")
+
+
+# ---------------------------------------------------------------- what these layers and memories share
+
+
+def need(body: Body, name: str, text: str) -> None:
     """Write a routine where it is used first."""
     if name not in body.used:
         body.used.add(name)
         body.functions.append(text)
 
 
-def _made_for(bits: int, text: str) -> str:
+def made_for(bits: int, text: str) -> str:
+    """A routine for weights of so many bits."""
     stride = {8: "n_in", 4: "(n_in + 1) / 2", 2: "(n_in + 3) / 4"}[bits]
     return text.replace("#", str(bits)).replace("@Z", str(_zero(bits))).replace("@S", stride)
 
 
-def _table(body: Body) -> str:
+def sums(name: str, sides: Sequence[tuple[Array, Array]], bits: int, body: Body) -> tuple[str, str]:
+    """The names of weights [in, out] and biases [out], those of all sides one after the other, and the routines of sums."""
+    need(body, "total", _TOTAL)
+    need(body, f"dots{bits}", _DOTS[bits])
+    rows = np.concatenate([_rows(weight, bits) for weight, _ in sides])
+    raised = [bias.astype(np.int64) - ZERO * weight.astype(np.int64).sum(0) for weight, bias in sides]
+    return (
+        body.constant(f"weight_{name}", rows, "uint8_t"),
+        body.constant(f"bias_{name}", np.concatenate(raised), "int32_t"),
+    )
+
+
+def steps(name: str, multiplier: Array, shift: Array, body: Body) -> str:
+    """The name of the pairs (m, k - 1) that make sums smaller, and the routine that does it."""
+    need(body, "rescaled", _RESCALED)
+    return body.constant(f"step_{name}", np.stack([multiplier, shift - 1], axis=1), "uint8_t")
+
+
+def table(body: Body) -> str:
     """The tanh of every level, written once."""
     if "tanh_levels" not in body.used:
         body.used.add("tanh_levels")
         body.constant("tanh_levels", tanh_levels() + ZERO, "uint8_t")
     return "@p_tanh_levels"
+
+
+def _floats(levels: int) -> int:
+    return -(-levels // 4)
 
 
 def _rows(weight: Array, bits: int) -> Array:

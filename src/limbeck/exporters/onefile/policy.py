@@ -121,8 +121,8 @@ def _layer(described: Mapping[str, Any], place: str, arrays: Mapping[str, Array]
     found = SimpleNamespace(**described)
     for name in described["arrays"]:
         setattr(found, name, arrays[f"{place}.{name}"].astype(np.float32))
-    if "packed" in described:
-        found.weight = signed(arrays[f"{place}.weight"], described["packed"], (described["inputs"], found.bias.size))
+    for name, shape in described.get("shapes", {}).items():
+        setattr(found, name, signed(arrays[f"{place}.{name}"], described["packed"], shape))
     if "layers" in described:
         found.layers = [_layer(inner, f"{place}.layers.{i}", arrays) for i, inner in enumerate(described["layers"])]
     if "branches" in described:

@@ -4,7 +4,7 @@ another: ONNX wants [N, channels, height, width], Limbeck's rows are height x wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from limbeck.contracts import (
     Pool,
     Quantise,
     Quantised,
+    QuantisedConv,
+    QuantisedGru,
     Readout,
     Shared,
     Sparse,
@@ -65,6 +67,15 @@ def write(layers: Sequence[Layer], x: str, graph: Graph, place: str = "") -> str
     return rows.flattened(graph)
 
 
+def inner(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Every layer, those inside of others included."""
+    for layer in layers:
+        yield layer
+        chains = (layer.layers,) if isinstance(layer, Shared) else ()
+        for chain in layer.branches if isinstance(layer, Parallel) else chains:
+            yield from inner(chain)
+
+
 def _layer(place: str, layer: Layer, x: _Rows, graph: Graph) -> _Rows:
     match layer:
         case Conv():
@@ -94,7 +105,7 @@ def _flat_layer(place: str, layer: Layer, x: str, graph: Graph) -> str:
             return onnxtrees.tree(x, f"tree{place}", layer, graph)
         case Sparse():
             return onnxtrees.sparse(x, f"sparse{place}", layer, graph)
-        case Quantise() | Quantised() | Readout():
+        case Quantise() | Quantised() | QuantisedConv() | QuantisedGru() | Readout():
             return onnxquantised.write(x, place, layer, graph)
         case Shared():
             apart = graph.reshape(x, (-1, layer.inputs // layer.count), f"shared{place}_apart")

@@ -1,7 +1,8 @@
-"""A run as TensorBoard, Weights & Biases or MLflow shows it: a pure function of the run's files, written when it is over.
+"""A run as TensorBoard, Weights & Biases or MLflow shows it: a pure function of the run's files, written while it goes on.
 
 One file per library, which alone imports it (W&B's in a process of its own). Everything lies in the run's folder tracking/
-and nothing leaves the machine, unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise.
+and nothing leaves the machine, unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise. `live` follows a run that goes on,
+`track` writes a finished one; both feed the same `Feed` with the same lines in the same order.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import importlib
 import importlib.util
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -26,7 +28,7 @@ TRACKERS = {  # name -> (file here, library)
     "tensorboard": ("tensorboard_file", "tensorboard"), "wandb": ("wandb_run", "wandb"), "mlflow": ("mlflow_store", "mlflow"),
 }  # fmt: skip
 STEPS = ("env_steps", "generation", "round")  # what a row of metrics is counted by, the first that it has
-AGAIN = "The run itself is kept: when this is mended, write it there with limbeck report RUN --to NAME."
+AGAIN = "The run itself is kept: when it is over and this is mended, limbeck report RUN --to NAME writes it there."
 FILES = ("report.html", "README.md", "result.json", "recipe.yaml")  # kept with the run where a library keeps files
 
 
@@ -39,23 +41,42 @@ class Point:
     value: float
 
 
+Line = Sequence[Point]  # the numbers of one line of metrics.jsonl, all at one step of one stage; never empty
+
+
 @dataclass(frozen=True)
 class Log:
-    """All that is tracked of one run."""
+    """What is tracked of a run beside its curves, when it is over."""
 
-    name: str
-    points: Sequence[Point]
     finals: Mapping[str, float]  # verdicts, sizes, latencies, bill
     texts: Mapping[str, str]  # headline, verdicts, command
     settings: Mapping[str, str]  # dotted keys of the run: task, teacher, versions
     files: Sequence[Path]
 
 
+class Feed(Protocol):
+    """A run that a library is given bit by bit."""
+
+    place: str  # where it is, for people
+
+    def add(self, lines: Sequence[Line]) -> None:
+        """The next lines; who looks at the run sees them from now on."""
+        ...
+
+    def finish(self, log: Log) -> None:
+        """What there is at the end; returns when all of it is kept."""
+        ...
+
+    def close(self) -> None:
+        """Let go; of a run that was not finished, what was added stays."""
+        ...
+
+
 class Tracker(Protocol):
     """What each file here provides."""
 
-    def write(self, log: Log, folder: Path) -> str:
-        """Write the log below `folder`, in place of an earlier one there; returns where it is, for people."""
+    def begin(self, name: str, folder: Path) -> Feed:
+        """A run of that name, kept below `folder`, in place of an earlier one there."""
         ...
 
 
@@ -72,13 +93,21 @@ def require(names: Sequence[str]) -> None:
 def track(run: Path, names: Sequence[str]) -> dict[str, str]:
     """Write a finished run for each tracker in place of what an earlier call wrote; name -> where it is, for people."""
     require(names)
-    log, places = log_of(run), {}
+    log, lines, places = log_of(run), lines_of(storage.read_metrics(run)), {}
     for name in dict.fromkeys(names):
-        folder = run / FOLDER / name
-        folder.mkdir(parents=True, exist_ok=True)
-        tracker = cast(Tracker, importlib.import_module(f"{__name__}.{TRACKERS[name][0]}"))
-        places[name] = tracker.write(log, folder)
+        with closing(begin(run, name)) as feed:
+            feed.add(lines)
+            feed.finish(log)
+        places[name] = feed.place
     return places
+
+
+def begin(run: Path, name: str) -> Feed:
+    """A run's feed of one tracker, with nothing in it yet."""
+    folder = run / FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    tracker = cast(Tracker, importlib.import_module(f"{__name__}.{TRACKERS[name][0]}"))
+    return tracker.begin(words.public(run.resolve().name, 100), folder)
 
 
 def cleared(folder: Path) -> Path:
@@ -88,10 +117,19 @@ def cleared(folder: Path) -> Path:
     return folder
 
 
+def lines_of(rows: Iterable[object]) -> list[Line]:
+    """What is tracked of lines of metrics.jsonl; those without a step or a number are left out.
+
+    >>> lines_of([{"stage": "imitate", "round": 2, "loss": 0.5}, {"stage": "imitate", "loss": 1.0}])
+    [[Point(name='imitate/loss', step=2, value=0.5)]]
+    """
+    found = [list(_points(row)) for row in rows if isinstance(row, dict)]
+    return [line for line in found if line]
+
+
 def log_of(run: Path) -> Log:
-    """What is tracked of a finished run."""
+    """What is tracked of a finished run, but for its curves."""
     result = load_result(run)
-    points = [point for row in storage.read_metrics(run) if isinstance(row, dict) for point in _points(row)]
     finals = {name: value for name, value in _finals(result) if math.isfinite(value)}
     verdicts = {f"verdict/{m.name}": f"{words.verdict(m)}: {m.proof.reason}" if m.proof else words.verdict(m) for m in result.members}  # fmt: skip
     texts = {"headline": words.headline(result), "command": result.command, **verdicts}
@@ -101,7 +139,7 @@ def log_of(run: Path) -> Log:
     }  # fmt: skip
     files = [run / name for name in FILES if (run / name).is_file()]
     told = {words.public(k, 200): words.public(v, 2000) for k, v in texts.items()}
-    return Log(words.public(run.resolve().name, 100), points, finals, told, {k: words.public(v, 400) for k, v in settings.items()}, files)  # fmt: skip
+    return Log(finals, told, {k: words.public(v, 400) for k, v in settings.items()}, files)
 
 
 def _points(row: Mapping[str, Any]) -> Iterator[Point]:
