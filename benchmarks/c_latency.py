@@ -158,7 +158,7 @@ def programs(networks: dict[str, Blueprint], folder: Path) -> dict[str, list[str
 
 def picked(folder: Path) -> tuple[str, ...]:
     """The flags for the instructions that a plain build picks at run time here."""
-    asked = (f'if (__builtin_cpu_supports("{level}")) return puts("{level}") < 0;' for level in dispatch.LEVELS)
+    asked = (f'if (__builtin_cpu_supports("{kind}")) return puts("{kind}") < 0;' for kind in dispatch.TARGETS)
     source = f"#include <stdio.h>\nint main(void) {{ {' '.join(asked)} return 0; }}\n"
     found = run([compiled(source, folder, "picked", ("-O2",))])
     return (f"-m{found[0]}", "-ffp-contract=off") if found else ()

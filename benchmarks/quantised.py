@@ -1,7 +1,8 @@
-"""What whole numbers cost: 8 and 4 bits against their own float student, proved on three tasks.
+"""What whole numbers cost: 8, 4 and 2 bits against their own float student, proved on three tasks.
 
-A float student is distilled, `compress: [quantise: int8, quantise: int4]` makes its descendants, and the compiled C of each
-is proved to keep 99 % of the FLOAT STUDENT's return (alpha .05 each, seeds that no run has seen).
+A float student is distilled, `compress: [quantise: int8, quantise: mixed4, quantise: int4, quantise: mixed2]` makes its
+descendants (mixed4 and mixed2: int8 in the first layer, int4 and int2 in the others), and the compiled C of each is proved
+to keep 99 % of the FLOAT STUDENT's return (alpha .05 each, seeds that no run has seen).
 
     python benchmarks/quantised.py [--tasks cartpole lunarlander pendulum] [--out benchmarks/results/quantised.json]
 """
@@ -24,6 +25,7 @@ from limbeck.contracts import Proof
 HERE = Path(__file__).parent
 TEACHERS = HERE.parent / "recipes" / "teachers"
 RETAIN, PROOF_SEED = 0.99, 1
+WIDTHS = ("int8", "mixed4", "int4", "mixed2")  # each inherits from the one before
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ WORKS = {
 def measured(work: Work, folder: Path) -> dict[str, Any]:
     """The family of one task and the verdicts of its quantised members against the float one."""
     begin = time.perf_counter()
-    options = (*QUICK, "compress=quantise int8,quantise int4", *work.options)
+    options = (*QUICK, "compress=" + ",".join(f"quantise {width}" for width in WIDTHS), *work.options)
     accept = any("verify.episodes" in option for option in work.options)
     result = limbeck.distill(
         work.teacher, work.env, [work.student], folder / "run", options=options, accept_teacher=accept
@@ -63,7 +65,8 @@ def measured(work: Work, folder: Path) -> dict[str, Any]:
     distilled, found = time.perf_counter() - begin, []
     members = {len(member.lineage): member for member in result.members}
     teacher = folder / "run" / "students" / members[0].name / "policy.safetensors"
-    for width, member in (("int8", members[2]), ("int4", members[3])):
+    for number, width in enumerate(WIDTHS, 2):  # a lineage names the float student, then each step
+        member = members[number]
         begin = time.perf_counter()
         proof = limbeck.prove(
             str(folder / "run" / "artifacts" / member.name), str(teacher), work.env, retain=RETAIN, seed=PROOF_SEED,

@@ -19,8 +19,11 @@ WIDTHS = tuple(BITS)
 ACTIVATIONS = ("identity", "relu", "tanh", "hardtanh")
 
 
-def quantise(rng: np.random.Generator, size: int) -> Quantise:
-    return Quantise(rng.normal(size=size).astype(np.float32), rng.uniform(5, 60, size).astype(np.float32))
+def quantise(rng: np.random.Generator, size: int, times: int = 1) -> Quantise:
+    """Ranges of `size` numbers; those that `times` stretches of a row share lie about 0, where few inputs saturate."""
+    spread, least_scale = (1.0, 5) if times == 1 else (0.25, 30)
+    offset, scale = rng.normal(size=size) * spread, rng.uniform(least_scale, 60, size)
+    return Quantise(offset.astype(np.float32), scale.astype(np.float32), times)
 
 
 def drawn(rng: np.random.Generator, n_in: int, n_out: int, width: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,12 +56,21 @@ def conv(
     width: str,
     **options: Any,
 ) -> QuantisedConv:
-    """kernel: height, width, channels in and out; levels spread as those of `dense`."""
-    flat = dense(rng, math.prod(kernel[:3]), kernel[3], activation, width)
+    """kernel: height, width, channels in and out; many levels differ from picture to picture."""
+    weight, bias = drawn(rng, math.prod(kernel[:3]), kernel[3], width)
+    multiplier, shift = _spread(rng, weight, 30, 60)
+    shift[0] = rng.integers(1, 32)
     return QuantisedConv(
-        flat.weight.reshape(kernel), flat.bias, flat.multiplier, flat.shift, size,
+        weight.reshape(kernel), np.round(bias / 3), multiplier, shift, size,
         activation=activation, width=width, **options,
     )  # fmt: skip
+
+
+def _spread(rng: np.random.Generator, weight: np.ndarray, level: float, wanted: float) -> tuple[np.ndarray, np.ndarray]:
+    """Multipliers and shifts with which sums of levels of the size `level` become numbers of the size `wanted`."""
+    multiplier = rng.integers(1, 256, weight.shape[1])
+    size = (np.sqrt((weight**2).sum(0)) * level + 1) * multiplier
+    return multiplier.astype(np.float32), np.clip(np.round(np.log2(size / wanted)), 1, 31).astype(np.float32)
 
 
 def gru(rng: np.random.Generator, n_in: int, size: int, width: str) -> QuantisedGru:
@@ -66,12 +78,10 @@ def gru(rng: np.random.Generator, n_in: int, size: int, width: str) -> Quantised
     halves = {}
     for half, count in (("x", n_in), ("h", size)):
         weight, bias = drawn(rng, count, 3 * size, width)
-        multiplier = rng.integers(1, 256, 3 * size)
-        spread = (np.sqrt((weight**2).sum(0)) * 60 + 1) * multiplier
-        shift = np.clip(np.round(np.log2(spread / 1000)), 1, 31)
+        multiplier, shift = _spread(rng, weight, 60, 1000)
         shift[rng.integers(3 * size)] = rng.integers(1, 32)
         halves |= {f"weight_{half}": weight, f"bias_{half}": np.round(bias / 2)}
-        halves |= {f"multiplier_{half}": multiplier.astype(np.float32), f"shift_{half}": shift.astype(np.float32)}
+        halves |= {f"multiplier_{half}": multiplier, f"shift_{half}": shift}
     return QuantisedGru(**halves, width=width)
 
 

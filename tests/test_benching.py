@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limbeck import cli, exporters, standalone
-from limbeck.errors import InputError
+from limbeck import cli, exporters, spaces, standalone, tasks
+from limbeck.errors import InputError, StorageError
 from limbeck.exporters import golden
 from limbeck.runtimes import compiled_c, rivals
 from limbeck.runtimes.numpy import NumpyPolicy
@@ -19,7 +19,8 @@ from limbeck.standalone import benching
 
 sys.path.append(str(Path(__file__).parent / "exporters"))
 
-from cases_export import CASES  # the random policies of the exporters' tests
+from cases_export import CASES, observations  # the random policies of the exporters' tests
+from cases_layers import LAYER_CASES
 
 pytestmark = pytest.mark.skipif(compiled_c.find_compiler() is None, reason="no C compiler: apt-get install gcc")
 
@@ -76,6 +77,21 @@ def test_a_folder_against_its_rivals(
     assert json.loads(capsys.readouterr().out)["rows"][0]["within"] is False
 
 
+@pytest.mark.parametrize("name", ["indices", "history of picked", "masked q"])
+def test_numpy_is_timed_on_the_numbers_that_the_view_picks(name: str) -> None:
+    """The rows that numpy is given are those that its own call makes of the observation: picked, reordered, masked."""
+    policy = NumpyPolicy({**CASES, **LAYER_CASES}[name])
+    space, view = policy.spec.observation_space, policy.blueprint.view
+    obs = observations(space, 6)
+    rows = golden.label(policy, obs, np.arange(6) == 0)
+    call, given = benching._calls(policy, rows, spaces.input_rows(obs, space, view))
+    for i, row in enumerate(given):
+        one = tasks.take_rows(obs, slice(i, i + 1))
+        state, first = policy.initial_state(1), np.ones(1, bool)
+        np.testing.assert_array_equal(call(row, state, first).params, policy(one, state, first).params)
+    assert benching._step(policy, rows, spaces.input_rows(obs, space, view))() is None
+
+
 def test_memory_and_missing_weights(tmp_path: Path) -> None:
     found = benching.bench(artefact(tmp_path / "a", "gru", ["c"]), "1s")
     rows = {row.name: row for row in found.rows}
@@ -86,7 +102,7 @@ def test_memory_and_missing_weights(tmp_path: Path) -> None:
 def test_changed_files_and_folders_that_are_none(tmp_path: Path) -> None:
     folder = artefact(tmp_path / "a", "tiny", ["c"])
     (folder / "c" / "policy.h").write_text((folder / "c" / "policy.h").read_text() + "\n")
-    with pytest.raises(InputError, match="no longer what was exported"):
+    with pytest.raises(StorageError, match="no longer what was exported"):
         benching.bench(folder, "1ms")
     with pytest.raises(InputError, match="no folder at"):
         benching.bench(tmp_path / "nothing", "1ms")

@@ -1,6 +1,7 @@
 """`limbeck prove ARTEFACT_FOLDER --target ...`: which of a folder's files plays, and what is refused before anybody does."""
 
 import shutil
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +11,7 @@ from end_to_end_cases import CARTPOLE
 import limbeck
 from limbeck import blueprints, cli, rollout, storage
 from limbeck.contracts import Blueprint, Dense, Spec
-from limbeck.errors import InputError
+from limbeck.errors import InputError, StorageError
 from limbeck.exporters import python as python_target
 from limbeck.spaces import head_for
 
@@ -85,5 +86,14 @@ def test_a_changed_file_does_not_play(folder, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     storage.write_bytes(broken / "onnx" / "policy.onnx", b"nothing")
-    with pytest.raises(InputError, match=r"onnx/policy\.onnx"):
+    with pytest.raises(StorageError, match=r"onnx/policy\.onnx"):
         proved(broken, tmp_path / "proof.json", target="onnx")
+
+
+def test_an_artefact_of_another_environment_is_refused_before_anybody_plays(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout, "play", lambda *given, **more: pytest.fail("somebody played"))
+    teacher = str(Path(__file__).parents[1] / "recipes" / "teachers" / "pendulum.safetensors")
+    words = r"made for CartPole-v1 and does not fit Pendulum-v1: observations: artefact Box\(4,\), task Box\(3,\); actions: artefact .* Name its own"
+    with pytest.raises(InputError, match=words):
+        limbeck.prove(str(folder), teacher, "Pendulum-v1", out=tmp_path / "proof.json")
+    assert not (tmp_path / "proof.json").exists()

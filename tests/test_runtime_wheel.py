@@ -151,7 +151,7 @@ for argument in sys.argv[2:]:
     try:
         policy = limbeck_runtime.load(path, target or None)
         policy.step([1.0, 2.0])
-    except limbeck_runtime.InputError as error:
+    except (limbeck_runtime.InputError, limbeck_runtime.StorageError) as error:
         print(error)
 """
 

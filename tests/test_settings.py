@@ -49,6 +49,20 @@ def test_wrong_options_are_named(option, words):
     assert words in str(caught.value)
 
 
+def test_tables_and_lists_are_read_as_a_shell_gives_them():
+    """A table as YAML or JSON; a dotted name into one is told how to write it; blanks around commas are nothing."""
+    for text in ('{"max_episode_steps": 300, "mode": "hard"}', "{max_episode_steps: 300, mode: hard}"):
+        recipe = settings.recipe_from(settings.with_options(BASE, [f"task.kwargs={text}"]))
+        assert recipe.task.kwargs == {"max_episode_steps": 300, "mode": "hard"}
+    for option in ("task.kwargs.max_episode_steps=300", "task.kwargs=300", "task.kwargs={", "task.kwargs={1: 2}"):
+        with pytest.raises(InputError, match=r"is no table.*in quotes: 'task\.kwargs=\{max_episode_steps: 300\}'"):
+            settings.with_options(BASE, [option])
+    assert settings.with_options({}, ["report.track=tensorboard, mlflow"])["report"]["track"] == (
+        "tensorboard",
+        "mlflow",
+    )
+
+
 def test_options_reach_their_stage():
     recipe = settings.recipe_from(
         settings.with_options(BASE, ["collect.slots=8", "race.rounds=1,2", "students=linear,mlp:8", "seconds=none"])

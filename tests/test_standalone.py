@@ -64,6 +64,7 @@ def run(made, tmp_path):
 def test_the_run_s_own_claim_goes_on_and_is_told_by_the_run(run):
     before = load_result(run)
     first = before.members[0]
+    assert before.family == 0.05, "one sequence"
     assert first.proof.verdict == "not proved"
     assert before.members[1].proof is None, "the sequence stops"
     found = limbeck.prove(f"{run}:{first.name}", max_episodes=400)
@@ -112,10 +113,46 @@ def test_a_compressed_member_is_proved_at_its_share_of_alpha(run, monkeypatch):
     assert (found.alpha, found.chosen_late) == (0.025, False)
     assert "stands alone" not in found.reason
     assert load_result(run).members[1].proof == found
-    assert "one or more claims of the" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "One or more claims of the" in page
+    assert "at the confidence of its own proof" in page, "some bounds are made at another level than the family's"
     monkeypatch.setattr("limbeck.reporting.write", lambda folder: None)  # its time
     again = limbeck.prove(f"{run}:{made.name}", max_episodes=40)
     assert (again.alpha, again.chosen_late) == (0.025, False), "it goes on at the level it was begun with"
+    assert load_result(run).family == 0.05 != load_result(run).members[1].proof.alpha
+
+
+def test_another_file_evades_neither_the_shared_level_nor_the_episodes_seen(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("limbeck.reporting.write", lambda folder: None)  # its time
+    result, fixed = load_result(run), storage.read_json(run / "records" / "bounds.json")
+    plain, made = result.members
+    storage.write_json(run / "records" / "bounds.json", {**fixed, proving.SHARED: True})
+    made = replace(made, lineage=(plain.name, "prune 0.5"))
+    storage.write_json(run / "result.json", replace(result, members=[plain, made]))
+    out = {"max_episodes": 20, "out": tmp_path / "other.json"}
+    before = limbeck.prove(f"{run}:{made.name}", **out)
+    assert (before.alpha, before.chosen_late) == (0.025, False)
+    assert "stands alone" in before.reason
+    assert load_result(run).members[1].proof is None, "the run's own proof is in its own file"
+    capsys.readouterr()
+    own = limbeck.prove(f"{run}:{made.name}", alpha=0.05, max_episodes=20)
+    assert own.alpha == 0.025
+    assert "the run's own claim: level 0.025 of the family's 0.05" in capsys.readouterr().err
+    for number, claim in enumerate(({"alpha": 0.04}, {"retain": 0.5})):
+        other = limbeck.prove(f"{run}:{made.name}", **{**out, "out": tmp_path / f"{number}.json"}, **claim)
+        assert other.chosen_late, "the run's own proof was seen before this claim was chosen"
+        assert other.student_returns[:20] == own.student_returns[: other.episodes]
+
+
+@pytest.mark.parametrize("content", [[], {"shares_alpha": True}, {"bounds": 3, "env_steps": 1}])
+def test_damaged_bounds_are_named_and_no_defect(run, content, capsys):
+    storage.write_json(run / "records" / "bounds.json", content)
+    assert cli.main(["prove", f"{run}:{load_result(run).members[0].name}"]) == 5
+    assert "bounds.json is damaged" in capsys.readouterr().err
+    if content:
+        (run / "result.json").unlink()
+        assert cli.main(["distill", str(run / "recipe.yaml"), "--out", str(run)]) == 5
+        assert "bounds.json is damaged" in capsys.readouterr().err
 
 
 def test_another_seed_begins_a_proof_of_its_own(run):
@@ -292,7 +329,7 @@ def test_check_looks_at_the_run_s_own_files(run):
     told = json.loads(path.read_text())
     told["members"][0]["proof"]["verdict"] = "proved"
     path.write_text(json.dumps(told))
-    with pytest.raises(InputError, match=r"result\.json"):
+    with pytest.raises(StorageError, match=r"result\.json"):
         limbeck.check(run)
 
 

@@ -1,6 +1,8 @@
 """`limbeck stress` and the stage of a run: rows in the result, on the bill and on the page, continued where stopped."""
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -8,13 +10,15 @@ import pytest
 import yaml
 from end_to_end_cases import CARTPOLE, no_film, small
 from end_to_end_cases import quiet_process as quiet_process
+from reporting import reporting_samples
 
 import limbeck
-from limbeck import cli, recipes, settings, storage, tasks
-from limbeck.contracts import Blueprint, Dense, Head, Spec, View
+from limbeck import blueprints, cli, presenting, recipes, runs, settings, storage, tasks
+from limbeck.contracts import Blueprint, Dense, Head, Spec, Stressed, View
 from limbeck.errors import InputError, StorageError
 from limbeck.reporting import load_result
 from limbeck.stages import stressing
+from limbeck.stages.opening import open_both
 from limbeck.stages.portrait import names
 from limbeck.teachers.demonstrations import DemonstratedPolicy
 
@@ -143,6 +147,51 @@ def test_rows_of_another_attack_are_played_again_and_stay_on_the_bill(run, monke
     assert load_result(run).bill.stress_steps - before == told[1].env_steps, "one row was played again"
     assert limbeck.stress(str(run), **asked) == told
     assert load_result(run).bill.stress_steps - before == told[1].env_steps
+
+
+def test_tables_fit_80_columns(capsys, monkeypatch):
+    """Levels whose unit is too long, and rows without a share or an interval, are told behind the table."""
+    monkeypatch.setenv("COLUMNS", "80")
+    nan, long = float("nan"), "standard deviations in whole numbers, probability of a flipped bit"
+    shares = {"unit": "standard deviations (PGD, 4 steps)", "episodes": 64, "env_steps": 1234567}
+    rows = [
+        Stressed("none", 0, "as the environment is", -1234.5, -1250.5, 1.0005, 0.9, 1.1, 64, 10),
+        Stressed("noise", 0.05, "standard deviations", 500, 499, 0.998, -0.991, 1.005, 64, 10),
+        Stressed("noise", 0.1, long, 500, 499, 0.998, nan, nan, 64, 10),
+        Stressed("delay", 1, "steps", 1, 1, nan, nan, nan, 64, 10),
+        Stressed("adversarial", 0.05, shares["unit"], 500, 100, 0.2, 0.1, 0.3, 64, shares["env_steps"]),
+    ]
+    presenting.show("stress", rows, False)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    for words in ("1 step ", "0.05 standard deviations ", "* of adversarial: ", "PGD, 4 steps", "of a flipped"):
+        assert words in said
+    assert "no interval:" in said
+    assert "not above random play" in said
+    proof = replace(reporting_samples.proof("mlp-8-s0", 0.97, 40), reason="proved after 40 episodes, " * 8)
+    presenting.show("prove", proof, False)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert "\nreason           proved after" in said
+
+
+def test_the_stage_bills_what_it_played_in_place_of_another_attack(run):
+    """Stopped in the stage with a row of another attack in its file, and once more after the file was settled."""
+    recipe = settings.recipe_from(recipes.read(run / "recipe.yaml"))
+    stored = storage.read_json(run / FILE)
+    stored["rows"][0]["unit"] = "an attack of before"
+    storage.write_json(run / FILE, {**stored, "billed": 0})
+    (run / "records" / "stress-linear-s0.json").unlink()
+    (blueprint, _), (task, teacher) = blueprints.load(run / "students/linear-s0/policy.safetensors"), open_both(recipe)
+    chosen = SimpleNamespace(member=SimpleNamespace(name="linear-s0"), blueprint=blueprint)
+    kept = runs.Run(run, recipe, {}, lambda *_: None)
+    here = SimpleNamespace(run=kept, teacher=teacher, task=task, mode=load_result(run).mode, seed=0)
+    played = load_result(run).bill.stress_steps + stored["rows"][0]["env_steps"]
+    for _ in range(2):
+        told = stressing.stress(here, [chosen], {"linear-s0": []}, SimpleNamespace(proofs={}))
+        assert tuple(told["linear-s0"]) == tuple(rows(run).values()), "the same draws"
+        assert storage.read_json(run / "records" / "stress-linear-s0.json")["stress_steps"] == played
+        (run / "records" / "stress-linear-s0.json").unlink()  # as killed before it was written
 
 
 def test_two_files_are_played_without_a_run(run, capsys):

@@ -133,7 +133,7 @@ def load(path: str | Path, target: str | None = None) -> Policy:
     """The policy of an artefact folder, or of one file in it, or of a policy.safetensors anywhere.
 
     `target` names what plays: numpy, safetensors, python, c, onnx, onnx15, onnx_int8 or wasm; without it the first of
-    these that the folder has and this machine can run. Raises InputError for changed files, unknown targets and what a
+    these that the folder has and this machine can run. Raises StorageError for changed files, InputError for unknown targets and what a
     target lacks here. C and Python files are code: load only what comes from people you trust.
     """
     path = Path(path)
@@ -152,7 +152,7 @@ def load(path: str | Path, target: str | None = None) -> Policy:
 
 
 def check(folder: str | Path) -> list[CheckRow]:
-    """Checksums first (InputError names a changed file), then every target that can run here against the golden rows.
+    """Checksums first (StorageError names a changed file), then every target that can run here against the golden rows.
 
     A target that breaks fails its own row and no other.
     """

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         code, text = _last_words(error, given[0] if given else "")
         with contextlib.suppress(BrokenPipeError):  # nobody reads any more
-            print(f"limbeck: {' '.join(text.splitlines())}", file=sys.stderr)
+            print(f"limbeck: {' '.join(text.split())}", file=sys.stderr)
         return code
 
 

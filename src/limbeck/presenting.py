@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck import storage
-from limbeck.contracts import Artifact, Proof, RunResult, Stressed, TeacherInfo
+from limbeck.contracts import Artifact, Proof, RunResult, Stressed, TeacherInfo, confidence
 from limbeck.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from limbeck.standalone.checking import Checked
     from limbeck.standalone.diagnosing import Diagnosis
     from limbeck.standalone.playing import Played
+
+
+LEVEL = 25  # columns of a disturbance's level
 
 
 def show(verb: str, result: Any, as_json: bool) -> int:
@@ -100,11 +103,10 @@ def _proof(result: Proof | dict[str, Any]) -> None:
     print(f"{result.verdict}: {printable(result.member)} {claim} the teacher on {printable(result.task)}{gain}")
     low = f">= {100 * result.retention_low:.1f} %" if math.isfinite(result.retention_low) else "no lower bound yet"
     print(f"episodes         {result.episodes}, played by {result.played_by}")
-    print(
-        f"retention        {100 * result.retention:.1f} % measured, {low} at {100 * (1 - result.alpha):g} % confidence"
-    )
-    print(f"bounds           [{result.bounds.floor:.4g}, {result.bounds.ceiling:.4g}]: {result.bounds.source}")
-    print(f"reason           {printable(result.reason, 400)}")
+    print(f"retention        {100 * result.retention:.1f} % measured, {low} at {confidence(result.alpha)} confidence")
+    bounds = f"[{result.bounds.floor:.4g}, {result.bounds.ceiling:.4g}]: {result.bounds.source}"
+    for label, text in (("bounds", bounds), ("reason", result.reason)):
+        _wrapped(label, text, _width(), 17)
 
 
 def _plan(forecast: dict[str, Any]) -> None:
@@ -123,13 +125,20 @@ def _plan(forecast: dict[str, Any]) -> None:
 
 def _stressed(rows: Sequence[Stressed]) -> None:
     """Teacher and student side by side, a line for each disturbance and level."""
-    from limbeck.proof.robustness import kept
+    from limbeck.proof.robustness import kept, level_of
 
-    levels = [row.unit if row.disturbance == "none" else f"{row.level:g} {row.unit}" for row in rows]
-    wide = max(26, *map(len, levels))
-    print(f"{'disturbance':<13}{'level':<{wide}}{'teacher':>10}{'student':>10}  keeps (95 % interval)")
-    for row, level in zip(rows, levels, strict=True):
-        print(f"{row.disturbance:<13}{level:<{wide}}{row.teacher:>10.4g}{row.student:>10.4g}  {kept(row)}")
+    notes: dict[str, str] = {}  # behind the table: what is too long for its columns
+    print(f"{'disturbance':<13}{'level':<{LEVEL}}{'teacher':>9}{'student':>9}  keeps (95 % interval)")
+    for row in rows:
+        level, (share, aside, why) = level_of(row), kept(row).partition(" (")
+        if len(level) >= LEVEL:
+            level = f"{row.level:g} *"
+            notes[f"* of {row.disturbance}"] = row.unit
+        if aside:
+            notes[share if share == "-" else "no interval"] = why.removeprefix("no interval: ").rstrip(")")
+        print(f"{row.disturbance:<13}{level:<{LEVEL}}{row.teacher:>9.4g}{row.student:>9.4g}  {share}")
+    for sign, words in notes.items():
+        _wrapped(f"{sign}:", words, _width(), 18)
     steps = sum(row.env_steps for row in rows)
     print(f"{rows[0].episodes} episodes of each, {steps:,} environment steps; measured, not proved")
 
@@ -163,8 +172,13 @@ def _diagnosis(found: Diagnosis) -> None:
         _wrapped("note", note, width)
 
 
-def _wrapped(label: str, text: str, width: int) -> None:
-    print(textwrap.fill(printable(text, 800), width, initial_indent=f"{label:<11}", subsequent_indent=" " * 11))
+def _wrapped(label: str, text: str, width: int, indent: int = 11) -> None:
+    begin = f"{label:<{indent}}"
+    print(textwrap.fill(printable(text, 800), width, initial_indent=begin, subsequent_indent=" " * indent))
+
+
+def _width() -> int:
+    return max(40, min(100, shutil.get_terminal_size().columns))
 
 
 def _artifacts(made: list[Artifact]) -> None:

@@ -1,50 +1,21 @@
-"""Random policies with convolutions and gated memories in whole numbers."""
+"""Random policies with convolutions and gated memories in whole numbers: every target is held against SOME of them."""
 
 from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
 import quantised_cases as cases
-from cases_export import starts
+from cases_export import observations, starts
+from cases_layers import WHOLE_CASES
 from gymnasium import spaces as S
 
 from limbeck import seeding, spaces
-from limbeck.contracts import BITS, Blueprint, Layer, Quantise, QuantisedConv, QuantisedGru, Shared, Spec, View
+from limbeck.contracts import BITS, Blueprint, Layer, Quantise, QuantisedGru, Shared, Spec, View
 from limbeck.contracts.quantised import LARGEST_SUM
 from limbeck.exporters import golden
 from limbeck.runtimes.numpy import NumpyPolicy
 
 ROWS = 40
-
-
-def scaled(rng: np.random.Generator, weight: np.ndarray, spread: float) -> tuple[np.ndarray, np.ndarray]:
-    """Multipliers and shifts that make sums of `weight` [in, out] about so large; the first one is drawn anew."""
-    multiplier = rng.integers(1, 256, weight.shape[1])
-    shift = np.clip(np.round(np.log2((np.sqrt((weight**2).sum(0)) * 30 + 1) * multiplier / spread)), 1, 31)
-    shift[0] = rng.integers(1, 32)
-    return multiplier.astype(np.float32), shift.astype(np.float32)
-
-
-def conv(
-    rng: np.random.Generator, size: tuple[int, int], shape: tuple[int, int, int, int], activation: str, width: str,
-    stride: tuple[int, int] = (1, 1), layout: str = "hwc",
-) -> QuantisedConv:  # fmt: skip
-    kh, kw, channels, out = shape
-    weight, bias = cases.drawn(rng, kh * kw * channels, out, width)
-    bias = np.round(bias / 3)
-    multiplier, shift = scaled(rng, weight, 60)
-    return QuantisedConv(weight.reshape(shape), bias, multiplier, shift, size, stride, activation, layout, width)
-
-
-def gru(rng: np.random.Generator, n_in: int, size: int, width: str) -> QuantisedGru:
-    (weight_x, bias_x), (weight_h, bias_h) = (cases.drawn(rng, n, 3 * size, width) for n in (n_in, size))
-    (mult_x, shift_x), (mult_h, shift_h) = (scaled(rng, weight, 900) for weight in (weight_x, weight_h))
-    return QuantisedGru(weight_x, weight_h, bias_x, bias_h, mult_x, mult_h, shift_x, shift_h, width)
-
-
-def alike(rng: np.random.Generator, n: int, times: int) -> Quantise:
-    offset, scale = rng.normal(size=n) / 4, rng.uniform(30, 60, n)
-    return Quantise(offset.astype(np.float32), scale.astype(np.float32), times)
 
 
 def policy(space: gym.Space, *layers: Layer, heads: tuple[int, ...] = (3,), view: View = View(), seed: int = 0) -> Blueprint:  # fmt: skip
@@ -58,17 +29,17 @@ def policy(space: gym.Space, *layers: Layer, heads: tuple[int, ...] = (3,), view
 def picture(width: str, activation: str, layout: str = "hwc", stride: tuple[int, int] = (1, 1), seed: int = 0) -> Blueprint:  # fmt: skip
     """7 x 6 x 3 through two convolutions and a dense layer."""
     rng = seeding.generator(seed, "train", 93)
-    first = conv(rng, (7, 6), (3, 2, 3, 5), activation, width, stride, layout)
-    second = conv(rng, first.out_size, (2, 2, 5, 3), activation, width)
+    first = cases.conv(rng, (7, 6), (3, 2, 3, 5), activation, width, stride=stride, layout=layout)
+    second = cases.conv(rng, first.out_size, (2, 2, 5, 3), activation, width)
     dense = cases.dense(rng, second.outputs, 4, activation, width)
     shape = (7, 6, 3) if layout == "hwc" else (3, 7, 6)
-    return policy(S.Box(-3, 3, shape, np.float32), alike(rng, 1, 126), first, second, dense)
+    return policy(S.Box(-3, 3, shape, np.float32), cases.quantise(rng, 1, 126), first, second, dense)
 
 
 def remembering(width: str, n_in: int, size: int, times: int = 1, seed: int = 0) -> Blueprint:
     """A history of `times` rows into a memory."""
     rng = seeding.generator(seed, "train", 94)
-    layers = (alike(rng, n_in, times), gru(rng, n_in * times, size, width))
+    layers = (cases.quantise(rng, n_in, times), cases.gru(rng, n_in * times, size, width))
     return policy(S.Box(-3, 3, (n_in,), np.float32), *layers, view=View(history=times))
 
 
@@ -78,29 +49,29 @@ def special() -> dict[str, Blueprint]:
 
     def image(*layers: Layer, size: tuple[int, ...]) -> Blueprint:
         count = int(np.prod(size))
-        return policy(S.Box(-3, 3, size, np.float32), alike(rng, 1, count), *layers)
+        return policy(S.Box(-3, 3, size, np.float32), cases.quantise(rng, 1, count), *layers)
 
     each = (
-        alike(rng, 2, 24),
-        conv(rng, (4, 6), (2, 3, 2, 3), "relu", "int4", (1, 2), "chw"),
+        cases.quantise(rng, 2, 24),
+        cases.conv(rng, (4, 6), (2, 3, 2, 3), "relu", "int4", stride=(1, 2), layout="chw"),
         cases.readout(rng, 18, 3, "int4"),
     )
     agents = Shared(each, 2)
-    wide = conv(rng, (80, 81), (5, 5, 3, 2), "relu", "int8", (7, 6))
-    behind = conv(rng, (5, 4), (2, 2, 2, 3), "tanh", "int8")
+    wide = cases.conv(rng, (80, 81), (5, 5, 3, 2), "relu", "int8", stride=(7, 6))
+    behind = cases.conv(rng, (5, 4), (2, 2, 2, 3), "tanh", "int8")
     return {
-        "1 x 1": image(conv(rng, (5, 4), (1, 1, 3, 4), "tanh", "int4"), size=(5, 4, 3)),
-        "rows": image(conv(rng, (5, 4), (1, 3, 3, 4), "relu", "int8", (2, 1)), size=(5, 4, 3)),
-        "whole width": image(conv(rng, (6, 4), (3, 4, 2, 3), "relu", "int2", (3, 1)), size=(6, 4, 2)),
-        "whole image chw": image(conv(rng, (3, 4), (3, 4, 2, 5), "hardtanh", "int8", (1, 1), "chw"), size=(2, 3, 4)),
-        "one channel chw": image(conv(rng, (4, 4), (1, 2, 1, 3), "relu", "int8", (1, 2), "chw"), size=(1, 4, 4)),
-        "last rows unseen": image(conv(rng, (8, 9), (3, 3, 2, 4), "relu", "ternary", (2, 4)), size=(8, 9, 2)),
+        "1 x 1": image(cases.conv(rng, (5, 4), (1, 1, 3, 4), "tanh", "int4"), size=(5, 4, 3)),
+        "rows": image(cases.conv(rng, (5, 4), (1, 3, 3, 4), "relu", "int8", stride=(2, 1)), size=(5, 4, 3)),
+        "whole width": image(cases.conv(rng, (6, 4), (3, 4, 2, 3), "relu", "int2", stride=(3, 1)), size=(6, 4, 2)),
+        "whole image chw": image(cases.conv(rng, (3, 4), (3, 4, 2, 5), "hardtanh", "int8", stride=(1, 1), layout="chw"), size=(2, 3, 4)),
+        "one channel chw": image(cases.conv(rng, (4, 4), (1, 2, 1, 3), "relu", "int8", stride=(1, 2), layout="chw"), size=(1, 4, 4)),
+        "last rows unseen": image(cases.conv(rng, (8, 9), (3, 3, 2, 4), "relu", "ternary", stride=(2, 4)), size=(8, 9, 2)),
         "agents": policy(S.Box(-3, 3, (96,), np.float32), agents, heads=(3, 3)),
         "large": image(wide, size=(80, 81, 3)),
-        "picture then memory": image(behind, gru(rng, 36, 6, "int8"), size=(5, 4, 2)),
+        "picture then memory": image(behind, cases.gru(rng, 36, 6, "int8"), size=(5, 4, 2)),
         "memories": policy(
-            S.Box(-3, 3, (5,), np.float32), alike(rng, 5, 1), gru(rng, 5, 3, "int8"),
-            cases.dense(rng, 3, 4, "tanh", "int4"), gru(rng, 4, 5, "ternary"),
+            S.Box(-3, 3, (5,), np.float32), cases.quantise(rng, 5, 1), cases.gru(rng, 5, 3, "int8"),
+            cases.dense(rng, 3, 4, "tanh", "int4"), cases.gru(rng, 4, 5, "ternary"),
         ),
     }  # fmt: skip
 
@@ -130,12 +101,14 @@ MEMORIES = {
 SPECIAL = {**special(), "extreme memory": extreme_memory(), "memory of one": remembering("int8", 3, 1, 2)}
 EACH = ("int8 identity chw", "int4 relu hwc", "int2 tanh chw", "ternary hardtanh hwc")
 EACH += ("memory int8 7", "memory int4 4", "memory int2 3", "memory ternary 7")
-ALL = {**PICTURES, **MEMORIES, **SPECIAL}
-SOME = {**{name: ALL[name] for name in EACH}, **SPECIAL}
+ALL = {**WHOLE_CASES, **PICTURES, **MEMORIES, **SPECIAL}
+SOME = {**WHOLE_CASES, **{name: ALL[name] for name in EACH}, **SPECIAL}
 
 
 def rows_of(policy: Blueprint, rows: int = ROWS) -> golden.Golden:
     """What numpy answers to rows lived one after the other, with episodes that begin on the way."""
     space = policy.spec.observation_space
+    if space.dtype != np.float32:
+        return golden.label(NumpyPolicy(policy), observations(space, rows), starts(rows))
     flat = cases.observations(spaces.flat_size(space, View()), rows)
     return golden.label(NumpyPolicy(policy), flat.reshape(rows, *(space.shape or ())), starts(rows))

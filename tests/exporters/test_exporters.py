@@ -72,14 +72,14 @@ def test_a_changed_file_is_named(name: str, tmp_path: Path) -> None:
     content = bytearray((tmp_path / name).read_bytes())
     content[-2] ^= 1 if name != "contract.json" else 0
     (tmp_path / name).write_bytes(bytes(content) if name != "contract.json" else bytes(content) + b" ")
-    with pytest.raises(InputError, match=Path(name).name.replace(".", r"\.")):
+    with pytest.raises(StorageError, match=Path(name).name.replace(".", r"\.")):
         exporters.check(tmp_path)
 
 
 def test_a_removed_file_is_named(tmp_path: Path) -> None:
     exporters.export(CASES["tiny"], tmp_path, ("numpy",), golden_of(CASES["tiny"]))
     (tmp_path / "golden.safetensors").unlink()
-    with pytest.raises(InputError, match=r"golden\.safetensors"):
+    with pytest.raises(StorageError, match=r"golden\.safetensors"):
         exporters.check(tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_artefact(tmp_path: Path) -> None:
         exporters.check(tmp_path)
     storage.write_json(tmp_path / "contract.json", {"format": "limbeck-artifact-1"})
     storage.write_manifest(tmp_path)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(StorageError, match="damaged"):
         exporters.check(tmp_path)
     (tmp_path / "contract.json").write_text("{")
     storage.write_manifest(tmp_path)
@@ -227,7 +227,7 @@ def test_a_contract_that_makes_no_sense_is_refused_in_one_line(entry: str, value
     exporters.export(policy, tmp_path, ("numpy",), golden_of(policy))
     path = tmp_path / "contract.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), entry: value}))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(StorageError) as caught:
         exporters.check(tmp_path)
     assert "\n" not in str(caught.value)
 

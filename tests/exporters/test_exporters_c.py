@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cases_compiling import STRICT, compiler
 from cases_export import CASES, MIXED, blueprint, observations, starts
 from cases_layers import LAYER_CASES
 from gymnasium import spaces as S
@@ -25,7 +26,6 @@ from limbeck.exporters import c
 from limbeck.runtimes import compiled_c
 from limbeck.runtimes.numpy import NumpyPolicy
 
-STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-std=c99"]
 HOSTILE = [
     "quote \" and ' and \\",
     "line\nbreak\r\u2028",
@@ -73,13 +73,6 @@ int main(void)
 """
 
 
-def compiler(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed; run: apt-get install {name}")
-    return found
-
-
 def write(policy: Blueprint, folder: Path) -> None:
     (folder / "policy.h").write_text(c.generate(policy)[0])
     (folder / "main.c").write_text(MAIN)
@@ -121,6 +114,23 @@ MORE += ["wide end", "conv hwc", "conv chw", "conv of frames", "lstm first and l
 def test_strict_compilers(cc: str, name: str, tmp_path: Path) -> None:
     write(ALL[name], tmp_path)
     play([str(compile_program(compiler(cc), tmp_path, "-O2", "-Wconversion", "-Wshadow"))], ALL[name], tmp_path, {})
+
+
+def random_sizes(seed: int) -> tuple[int, ...]:
+    """Hidden layers whose widths are no multiples of vectors, from 17 on, where they are computed over vectors."""
+    return tuple(int(8 * v + k) for v, k in np.random.default_rng(seed).integers((2, 1), (19, 8), (2, 2)))
+
+
+@pytest.mark.parametrize("hidden", [(100, 100), *map(random_sizes, range(2))])
+def test_no_size_warns_where_loops_are_unrolled(hidden: tuple[int, ...], tmp_path: Path) -> None:
+    """GCC unrolls the outputs that fill no vector, and must see that they end."""
+    write(blueprint(S.Discrete(4), hidden=hidden, observation_space=S.Box(-3, 3, (8,), np.float32)), tmp_path)
+    for cc, flags in (("gcc", "-O2"), ("gcc", "-O2 -march=x86-64-v3"), ("clang", "-O2 -DLIMBECK_NO_DISPATCH")):
+        if "x86" in flags and platform.machine() != "x86_64":
+            continue
+        command = [compiler(cc), *STRICT, *flags.split(), "-c", "main.c", "-o", "main.o"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (cc, flags, done.stderr[:500])
 
 
 @pytest.mark.parametrize("cc", ["gcc", "clang"])

@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cases_compiling import WARNINGS, compiler
 from cases_export import CASES
 from cases_layers import LAYER_CASES
-from test_exporters_c import ALL, STRICT, compiler
+from test_exporters_c import ALL
 from test_exporters_trees import CASES as TREES
 
 from limbeck.contracts import Blueprint
@@ -74,10 +75,9 @@ def write(policy: Blueprint, folder: Path, source: str = "") -> None:
 
 
 def levels(cc: str, policy: Blueprint, folder: Path, *flags: str) -> dict[str, str]:
-    """What each level of this processor answers, bit for bit."""
+    """What each level of this processor answers, bit for bit; the GNU dialect, which would contract."""
     write(policy, folder, EVERY_LEVEL)
-    warnings = [flag for flag in STRICT if not flag.startswith("-std")]  # the GNU dialect would contract
-    command = [compiler(cc), *warnings, *flags, "main.c", "-o", "program", "-lm"]
+    command = [compiler(cc), *WARNINGS, *flags, "main.c", "-o", "program", "-lm"]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     lines = subprocess.run([str(folder / "program")], capture_output=True, text=True, check=True).stdout.split("\n")[1:]
@@ -118,6 +118,7 @@ BUILDS = {
     "-O2 -mavx": False,
     "-O2 -march=x86-64-v3": False,
     "-O2 -march=x86-64-v4": False,
+    "-O2 -mno-avx": True,  # which no macro tells of
     "-O2 -ffreestanding": False,
     "-O2 -mno-sse": False,
     "-O2 -DLIMBECK_NO_DISPATCH": False,

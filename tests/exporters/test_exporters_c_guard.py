@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases_compiling import WARNINGS
 from cases_export import CASES, blueprint, observations
 from cases_layers import HWC, LAYER_CASES
 from gymnasium import spaces as S
@@ -27,7 +28,6 @@ from limbeck.students.port import Port
 pytestmark = pytest.mark.skipif(compiled_c.find_compiler() is None, reason="no C compiler: apt-get install gcc")
 
 NONE = (np.nan, np.inf, -np.inf)
-STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 
 
 def seen(policy: Blueprint, seed: int = 0) -> Blueprint:
@@ -272,9 +272,9 @@ def test_two_policies_in_one_program(together: bool, language: str, tmp_path: Pa
     sources = [main.name]
     if not together:
         for name in names:
-            subprocess.run(["gcc", "-std=c99", *STRICT, "-O2", "-c", f"{name}.c"], cwd=tmp_path, check=True)
+            subprocess.run(["gcc", "-std=c99", *WARNINGS, "-O2", "-c", f"{name}.c"], cwd=tmp_path, check=True)
         sources += [f"{name}.o" for name in names]
-    subprocess.run([program, standard, *STRICT, "-O2", *sources, "-o", "two", "-lm"], cwd=tmp_path, check=True)
+    subprocess.run([program, standard, *WARNINGS, "-O2", *sources, "-o", "two", "-lm"], cwd=tmp_path, check=True)
     said = subprocess.run([str(tmp_path / "two")], capture_output=True, text=True, check=True).stdout.split()
     for word, policy in zip(said, names.values(), strict=False):
         row = np.array([[0.5, 0, 0, 0, 0]], np.float32)

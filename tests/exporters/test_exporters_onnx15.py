@@ -49,6 +49,8 @@ def test_whole_numbers_are_refused_before_anything_is_written(tmp_path: Path) ->
     rows = golden.label(NumpyPolicy(policy), observations(policy.spec.observation_space, 8), np.arange(8) == 0)
     with pytest.raises(InputError, match="onnx15 of policy 'policy': its whole numbers need float64"):
         exporters.export(policy, tmp_path, ("onnx15",), rows)
+    with pytest.raises(InputError, match=r"\. Drop onnx15 from the targets; c, numpy can hold it\.$"):
+        exporters.export(policy, tmp_path, ("c", "onnx15", "numpy"), rows)
     assert not list(tmp_path.iterdir())
 
 

@@ -15,6 +15,7 @@ import pytest
 import quantised_cases
 from cases_export import CASES, blueprint, observations, starts
 from cases_layers import LAYER_CASES
+from cases_quantised_layers import SOME
 from gymnasium import spaces as S
 from test_exporters_trees import CASES as TREES
 
@@ -32,7 +33,7 @@ QUANTISED = {
     f"{width} {activation}": quantised_cases.policy((5, 9, 8, 4), activation, width)
     for width, activation in (("int8", "relu"), ("int4", "tanh"), ("ternary", "hardtanh"))
 }
-ALL = {**CASES, **LAYER_CASES, **TREES, **QUANTISED}
+ALL = {**CASES, **LAYER_CASES, **TREES, **QUANTISED, **SOME}
 HOSTILE = "\"\"\"'''\\\n</script>*/ {x} %s \u202e\x00 import os; os.abort()"
 PLAY = """
 import json, sys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
+import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import quantised_cases as cases
+from cases_compiling import STRICTER, WARNINGS, compiler
 from cases_export import blueprint
 from gymnasium import spaces as S
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from limbeck.contracts import (
     Quantised,
     Readout,
     Shared,
+    Spec,
     View,
 )
 from limbeck.contracts.quantised import LARGEST_SUM, SCALES, tanh_levels
@@ -36,7 +38,6 @@ from limbeck.exporters import c, golden, onnx
 from limbeck.runtimes import compiled_c, emulated, firmware, onnx_session
 from limbeck.runtimes.numpy import NumpyPolicy, apply
 
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow", "-Wconversion"]
 ROWS = 24
 PLAIN = {
     f"{activation} {width}": cases.policy((5, 7, 6, 3), activation, width, seed=seed)
@@ -165,25 +166,60 @@ def played(folder: Path, command: list[str], policies: Mapping[str, Blueprint] =
         assert np.array_equal(given_rows, right.reshape(-1)), name
 
 
-def compiler(name: str) -> str:
-    if (found := shutil.which(name)) is None:
-        pytest.skip(f"{name} is not installed; run: apt-get install {name}")
-    return found
-
-
 FAST = "-O3 -march=native -ffp-contract=fast"
 
 
 @pytest.mark.parametrize(("cc", "flags"), [("gcc", "-O2"), ("clang", FAST)])
 def test_compiled_code_gives_the_same_bits(cc: str, flags: str, tmp_path: Path) -> None:
-    played(tmp_path, [compiler(cc), *STRICT, *flags.split()])
+    played(tmp_path, [compiler(cc), *STRICTER, *flags.split()])
+
+
+BORDERS = r"""
+#define LIMBECK_IMPLEMENTATION
+#include "policy.h"
+#include <stdio.h>
+int main(void)
+{
+    float obs, params[2];
+    limbeck_action action;
+    limbeck_state memory;
+    limbeck_reset(&memory);
+    while (fread(&obs, sizeof obs, 1, stdin) == 1) {
+        limbeck_step(&memory, &obs, params, &action);
+        fwrite(params, sizeof *params, 1, stdout);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the x87 is of x86 alone")
+@pytest.mark.parametrize("flags", ["-std=c99 -O2", "-std=gnu17 -O2", "-std=gnu17 -O0"])
+def test_floats_that_are_computed_wider_move_no_level(flags: str, tmp_path: Path) -> None:
+    """At the borders of all levels the rounding of a difference decides, which the x87 would not do."""
+    offset, scale, sums = np.float32([0.3]), np.float32([37.7]), np.float32([[1, -1]])
+    ends = (Quantise(offset, scale), Readout(sums, np.zeros(2, np.float32), np.ones(2, np.float32)))
+    spec = Spec(S.Box(-9, 9, (1,), np.float32), S.Discrete(2), "a task")
+    policy = Blueprint(spec, spaces.head_for(spec.action_space), ends)
+    noise = np.random.default_rng(0).normal(size=20_000) * 2e-6
+    obs = (offset + (np.arange(-100, 100).repeat(100) + 0.5 + noise) / scale).astype(np.float32)
+    wanted = NumpyPolicy(policy).on_flat(obs[:, None], {}, np.ones(len(obs), bool)).params[:, 0]
+    exact = np.floor((obs.astype(np.float64) - offset) * scale.astype(np.float64) + 0.5)
+    assert np.count_nonzero(exact != wanted) > 1000  # else this test could not fail
+    (tmp_path / "policy.h").write_text(c.generate(policy)[0])
+    (tmp_path / "main.c").write_text(BORDERS)
+    command = [compiler("gcc"), *WARNINGS, "-Wconversion", *flags.split(), "-mfpmath=387", "main.c", "-o", "program"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = subprocess.run([str(tmp_path / "program")], input=obs.tobytes(), capture_output=True, check=True).stdout
+    assert np.array_equal(np.frombuffer(said, np.float32), wanted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", ["-O0", "-O2", FAST])
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 def test_all_widths_and_activations_give_the_same_bits(cc: str, flags: str, tmp_path: Path) -> None:
-    played(tmp_path, [compiler(cc), *STRICT, *flags.split()], {**PLAIN, **POLICIES})
+    played(tmp_path, [compiler(cc), *STRICTER, *flags.split()], {**PLAIN, **POLICIES})
 
 
 @pytest.mark.slow
@@ -195,7 +231,7 @@ def test_all_widths_and_activations_give_the_same_bits(cc: str, flags: str, tmp_
     ],
 )
 def test_sanitizers_find_nothing(cc: str, flags: str, tmp_path: Path) -> None:
-    played(tmp_path, [compiler(cc), *STRICT, "-O1", *flags.split()])
+    played(tmp_path, [compiler(cc), *STRICTER, "-O1", *flags.split()])
 
 
 def loaded(policy: Blueprint, folder: Path, native: bool = False) -> compiled_c.CPolicy:

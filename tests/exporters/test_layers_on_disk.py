@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import quantised_cases as cases
-from cases_layers import HWC, SMALL, WHOLE_CASES, alike, policy
+from cases_layers import HWC, SMALL, alike, policy
+from cases_quantised_layers import SOME
 
 from limbeck import blueprints, storage
 from limbeck.contracts import Blueprint, Normaliser, Quantise, QuantisedConv, QuantisedGru, Shared, View
@@ -48,9 +49,9 @@ def drawn(width: str) -> Blueprint:
     return policy(HWC, alike(3, 110), conv, memory, cases.readout(rng, 3, 4, width))
 
 
-@pytest.mark.parametrize("name", WHOLE_CASES)
+@pytest.mark.parametrize("name", SOME)
 def test_every_field_comes_back(name: str, tmp_path: Path) -> None:
-    made = WHOLE_CASES[name]
+    made = SOME[name]
     path = saved(made, tmp_path)
     found, _ = blueprints.load(path)
     for pair in zip(made.layers, found.layers, strict=True):
@@ -107,7 +108,7 @@ DAMAGE = {
     "turned window": ("int4", described(1, window=[1, 9]), "takes 330 numbers|fit"),
     "channels": ("int2", described(1, channels=4), "damaged"),
     "channels absent": ("int2", absent(1, "channels"), "damaged"),
-    "size": ("int8", described(1, size=[2, 10]), "windows of"),
+    "size": ("int8", described(1, size=[2, 10]), "a window of"),
     "size absent": ("int8", absent(1, "size"), "damaged"),
     "size as a number": ("int8", described(1, size=11), "size is 11"),
     "stride": ("int8", described(1, stride=[0, 2]), "windows of"),

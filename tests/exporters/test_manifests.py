@@ -70,13 +70,14 @@ def without_files(folder: Path) -> None:
         (lambda folder: (folder / "python" / "numpy.py").touch(), 2, "python/numpy.py is not in manifest.json."),
         (without_files, 2, "python is not in manifest.json."),
         (lambda folder: (folder / "manifest.json").write_text("{}"), 2, "contract.json is not in manifest.json."),
+        (lambda folder: (folder / "manifest.json").write_text(""), 5, "(char 0). Export the policy again."),
         *((lambda folder, no=no: (folder / "manifest.json").write_text(no), 5, "is damaged: it holds no checksums")
           for no in ("[1]", '"a"', "null", '{"contract.json": 1}')),
         *((lambda folder, out=out: relist(folder, lambda listed: listed.update({out: "0"})), 5, "is outside of its folder")
           for out in ("/etc/passwd", "../../x", "python/../../x")),
-        (lambda folder: (folder / "contract.json").write_text("{"), 2, "contract.json is no longer what was exported"),
-        (contract_of("[1]"), 2, "contract.json is damaged: "),
-        (elsewhere, 2, "contract.json is damaged: "),
+        (lambda folder: (folder / "contract.json").write_text("{"), 5, "contract.json is no longer what was exported"),
+        (contract_of("[1]"), 5, "contract.json is damaged: "),
+        (elsewhere, 5, "contract.json is damaged: "),
     ],
 )  # fmt: skip
 def test_nothing_runs_that_is_not_listed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import quantised_cases as cases
+from cases_compiling import STRICTER, compiler
 from cases_export import blueprint, starts
 from cases_quantised_layers import ALL, ROWS, SOME, remembering, rows_of
 from gymnasium import spaces as S
@@ -25,9 +25,6 @@ from limbeck.contracts.quantised import LARGEST_SUM
 from limbeck.exporters import c, golden, wasm
 from limbeck.runtimes import compiled_c, emulated, firmware
 from limbeck.runtimes.numpy import NumpyPolicy
-
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow", "-Wconversion"]
-
 
 # ---------------------------------------------------------------- compiled
 
@@ -54,10 +51,8 @@ static int run_{name}(void)
 """
 
 
-def compiler(name: str) -> str:
-    if (found := shutil.which(name)) is None:
-        pytest.skip(f"{name} is not installed; run: apt-get install {name}")
-    return found
+def flat_of(policy: Blueprint, rows: golden.Golden) -> np.ndarray:
+    return spaces.input_rows(rows.obs, policy.spec.observation_space, policy.view).astype(np.float32)
 
 
 def played(folder: Path, command: list[str], policies: Mapping[str, Blueprint], under: tuple[str, ...] = ()) -> None:
@@ -73,7 +68,7 @@ def played(folder: Path, command: list[str], policies: Mapping[str, Blueprint], 
     done = subprocess.run([*command, "main.c", "-o", "program"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     held = [rows_of(policy) for policy in policies.values()]
-    shown = b"".join(np.asarray(one.obs).tobytes() for one in held)
+    shown = b"".join(flat_of(policy, one).tobytes() for policy, one in zip(policies.values(), held, strict=True))
     run = subprocess.run([*under, str(folder / "program")], input=shown, capture_output=True)
     assert (run.returncode, run.stderr) == (0, b""), run.stderr.decode()
     wanted = [
@@ -96,14 +91,14 @@ FAST = "-O3 -march=native -ffp-contract=fast"
 
 @pytest.mark.parametrize(("cc", "flags"), [("gcc", "-O2"), ("clang", "-O1")])
 def test_compiled_code_gives_the_same_bits(cc: str, flags: str, tmp_path: Path) -> None:
-    played(tmp_path, [compiler(cc), *STRICT, *flags.split()], SOME)
+    played(tmp_path, [compiler(cc), *STRICTER, *flags.split()], SOME)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", ["-O0", "-O2", FAST])
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 def test_all_widths_and_activations_give_the_same_bits(cc: str, flags: str, tmp_path: Path) -> None:
-    played(tmp_path, [compiler(cc), *STRICT, *flags.split()], ALL)
+    played(tmp_path, [compiler(cc), *STRICTER, *flags.split()], ALL)
 
 
 @pytest.mark.slow
@@ -121,13 +116,13 @@ def test_it_is_c_plus_plus_too(tmp_path: Path) -> None:
     ],
 )
 def test_sanitizers_find_nothing(cc: str, flags: str, tmp_path: Path) -> None:
-    played(tmp_path, [compiler(cc), *STRICT, "-O1", *flags.split()], ALL)
+    played(tmp_path, [compiler(cc), *STRICTER, "-O1", *flags.split()], ALL)
 
 
 @pytest.mark.slow
 def test_valgrind_sees_nothing(tmp_path: Path) -> None:
     valgrind = compiler("valgrind")
-    played(tmp_path, [compiler("gcc"), *STRICT, "-O2", "-g"], SOME, (valgrind, "-q", "--error-exitcode=9"))
+    played(tmp_path, [compiler("gcc"), *STRICTER, "-O2", "-g"], SOME, (valgrind, "-q", "--error-exitcode=9"))
 
 
 def loaded(policy: Blueprint, folder: Path) -> compiled_c.CPolicy:

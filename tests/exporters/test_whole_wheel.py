@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from cases_export import observations, starts
-from cases_layers import WHOLE_CASES
+from cases_quantised_layers import SOME
 from test_runtime_wheel import assembled, run
 
 from limbeck import exporters, spaces
@@ -16,12 +16,13 @@ from limbeck.runtimes.numpy import NumpyPolicy
 
 TARGETS = ("numpy", "safetensors", "python", "onnx")
 PLAYED = {"picture": "whole picture and memory", "gru": "whole gru first and last", "agents": "whole agents"}
+PLAYED |= {"chw": "whole image chw", "memories": "memories"}
 
 
 def test_every_target_repeats_its_golden_rows_to_the_bit(tmp_path: Path) -> None:
     wanted = {}
     for folder, name in PLAYED.items():
-        made = WHOLE_CASES[name]
+        made = SOME[name]
         rows = golden.label(NumpyPolicy(made), observations(made.spec.observation_space, 25), starts(25))
         exporters.export(made, tmp_path / folder, TARGETS, rows)
         wanted[folder] = spaces.as_received(rows.actions, made.spec.action_space)

@@ -162,6 +162,49 @@ def test_masks_stay_true_and_pixels_stay_pixels():
     assert "real numbers" in disturbances.obstacle("adversarial", task)
 
 
+class Bits(Diary):
+    """A boolean picture beside codes from 0 to 10 in bytes, as MinAtar and MiniGrid show them."""
+
+    observation_space = gym.spaces.Dict(
+        {"bits": gym.spaces.Box(0, 1, (6, 6, 2), bool), "codes": gym.spaces.Box(0, 255, (50,), np.uint8)}
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._obs(), {}
+
+    def step(self, action):
+        self._t += 1
+        return self._obs(), 0.0, self._t == STEPS, False, {}
+
+    def _obs(self):
+        return {"bits": np.arange(72).reshape(6, 6, 2) % 3 == 0, "codes": np.full(50, 5, np.uint8)}
+
+
+def test_noise_flips_bits_and_moves_codes_so_often_as_its_level_says():
+    """A bit is another with probability level; a code of spread s is off by 1 with probability (level s)^2, so that its
+    variance is that of the noise asked for; a smaller level changes a part of what a larger one changes."""
+    task, truth, changed = tasks.resolve(Bits), Bits().reset()[0], {}
+    spread = {"bits": np.full((6, 6, 2), 0.3), "codes": np.full(50, 2.0)}
+    for level in (0.05, 0.1, 0.2):
+        seen = []
+        watch = lambda frame, seen=seen: seen.append({k: v[frame.alive] for k, v in frame.obs.items()})  # noqa: E731
+        rollout.play(None, disturbances.disturbed("noise", level, task, spread, 0), SEEDS, mode="uniform", watch=watch)
+        bits, codes = (np.concatenate([one[key] for one in seen]) for key in ("bits", "codes"))
+        changed[level] = bits != truth["bits"]
+        assert abs(changed[level].mean() - level) < 4 * np.sqrt(level * (1 - level) / bits.size)
+        off, wanted = codes.astype(float) - 5, (2 * level) ** 2
+        assert abs(off.mean()) < 4 * np.sqrt(wanted / off.size)
+        assert abs((off**2).mean() - wanted) < 4 * np.sqrt(wanted / off.size)
+        assert (codes.dtype, bits.dtype) == (np.uint8, bool)
+    assert changed[0.2][changed[0.1]].all()
+    assert changed[0.1][changed[0.05]].all()
+    told = disturbances.unit("noise", task.spec)
+    assert told == "standard deviations in whole numbers, probability of a flipped bit"
+    assert disturbances.unit("noise", TASK.spec) == "standard deviations"
+    assert disturbances.unit("delay", task.spec) == "steps"
+
+
 def test_what_does_not_apply_is_said():
     digits = tasks.resolve("digits")
     assert disturbances.obstacle("noise", digits) == ""

@@ -105,10 +105,28 @@ def test_large_networks_are_asked_in_fewer_states(monkeypatch):
     space = gym.spaces.Box(0, 1, (10, 10), np.float32)
     policy, rows = linear(space, np.ones(100)), visited(100, 200)
     assert occlusion.maps(policy, rows)[""].states == occlusion.MOST_STATES
-    monkeypatch.setattr(occlusion, "BUDGET", 10 * 101 * policy.blueprint.multiply_adds)
+    answer = policy.blueprint.multiply_adds + occlusion.COPIED * 100
+    monkeypatch.setattr(occlusion, "BUDGET", 10 * 101 * answer)
     assert occlusion.maps(policy, rows)[""].states == 10
     monkeypatch.setattr(occlusion, "BUDGET", 1.0)
     assert occlusion.maps(policy, rows)[""].states == occlusion.FEWEST_STATES
+
+
+def test_large_pictures_are_hidden_block_by_block(monkeypatch):
+    """All patches of 480 x 640 pixels of three colours at once are 101 pictures of 3.7 MB each, and as many copies."""
+    space, asked = gym.spaces.Box(0, 1, (48, 64, 3), np.float32), []
+    policy, rows = linear(space, np.ones(flat_size(space))), visited(flat_size(space), 2)
+    real = NumpyPolicy.on_flat
+    monkeypatch.setattr(
+        NumpyPolicy, "on_flat", lambda self, flat, *rest: asked.append(flat.size) or real(self, flat, *rest)
+    )
+    for numbers_at_once, pictures_at_once in ((occlusion.NUMBERS, 1 + occlusion.BLOCK), (3 * flat_size(space), 4)):
+        monkeypatch.setattr(occlusion, "NUMBERS", numbers_at_once)
+        asked.clear()
+        found = occlusion.maps(policy, rows)[""]
+        assert sum(asked) == found.states * 101 * flat_size(space)
+        assert max(asked) == pictures_at_once * flat_size(space)
+        assert np.array(found.shares).sum() == pytest.approx(1)
 
 
 def test_breakout_s_teacher_looks_where_something_moves(tmp_path):

@@ -9,7 +9,7 @@ from limbeck.contracts import Bounds, Proof
 from limbeck.errors import InputError
 from limbeck.proof import proving
 from limbeck.proof.cache import ReturnCache, proof_seeds
-from limbeck.proof.proving import Contender, Trial, prove_family
+from limbeck.proof.proving import Trial
 from limbeck.proof.returns import Triples
 from limbeck.reporting.reading import build
 from limbeck.settings import ProveSettings
@@ -183,39 +183,18 @@ def test_looks_are_told():
     assert seen[-1][1] >= np.log(20)
 
 
-# ---------------------------------------------------------------- a family
-
-
-def family(*contenders, **more):
-    settings = more.pop("settings", ProveSettings())
-    return prove_family(
-        contenders, right(TASK), TASK, bounds=BOUNDS, settings=settings, run_seed=0, teacher_mode="greedy",
-        cache=more.pop("cache", ReturnCache()), **more,
-    )  # fmt: skip
-
-
-def test_fixed_sequence_stops_at_the_first_that_is_not_proved():
-    good, bad = right(TASK), wrong_above(TASK, 0.7)
-    found = family(Contender("big", good, "c"), Contender("middle", bad, "c"), Contender("small", good, "c"))
-    assert {name: p.verdict for name, p in found.proofs.items()} == {"big": "proved", "middle": "not proved"}
-    assert found.untested == {"small": "not tested: fixed sequence stopped at middle"}
-
-
 def test_members_share_the_teacher_s_and_the_random_episodes():
     cache, good = ReturnCache(), right(TASK)
-    found = family(Contender("big", good, "c"), Contender("small", good, "c"), cache=cache)
-    big, small = found.proofs["big"], found.proofs["small"]
+    big, small = (prove(good, member=name, cache=cache) for name in ("big", "small"))
     assert big.teacher_returns == small.teacher_returns
     assert big.env_steps == 3 * small.env_steps  # the small one only plays itself
     assert small.env_steps == 32 * -(-small.episodes // 32)
 
 
-def test_a_family_is_continued_member_by_member():
-    one = Contender("big", right(TASK), "c")
-    part = family(one, settings=ProveSettings(max_episodes=20))
-    found = family(one, previous=part.proofs)
-    assert found.proofs["big"].verdict == "proved"
-    assert found.proofs["big"].student_returns[:20] == part.proofs["big"].student_returns
+def test_confidence_is_told_rounded_down():
+    """1 - .1 / 3 is 96.66...: ":g" told it as 96.6667 %."""
+    found = prove(right(TASK), settings=ProveSettings(alpha=0.1 / 3))
+    assert found.reason.startswith("keeps >= 95 % of the teacher at 96.66 % confidence")
 
 
 # ---------------------------------------------------------------- a real environment

@@ -48,6 +48,7 @@ def test_a_run_begun_without_sharing_keeps_alpha_for_each():
     old = Sharing([["a", "b"], ["c"], ["d"]], 0.05, shared=False)
     assert [old.level(name, lambda one: False) for name in "abcd"] == [0.05, 0, 0.05, 0.05]
     assert old.family == pytest.approx(0.15)
+    assert "the 2 compressed members are each tested whatever became of" in old.words(), "nothing is proved yet"
 
 
 SIMULATIONS, EPISODES = 1500, 250

@@ -135,6 +135,61 @@ def test_labels_of_the_front_do_not_cover_each_other() -> None:
     assert all(abs(a[0] - b[0]) > 20 or abs(a[1] - b[1]) > 10 for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def boxes_of(drawing: str, names: set[str]) -> list[tuple[float, float, float, float]]:
+    """Left, top, right, bottom of the texts of these names, from their anchor and the width that letters take about."""
+    found = []
+    for text in ElementTree.fromstring(drawing).iter("text"):
+        if text.text in names:
+            x, y = map(float, re.findall(r"-?[\d.]+", text.get("transform") or f"{text.get('x')} {text.get('y')}")[-2:])
+            middle = "text-anchor: middle" in (text.get("style") or "")
+            width = 0.5 * 12 * len(text.text)
+            left = x - width / 2 if middle else x
+            found.append((left, y - 9, left + width, y))
+    return found
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_labels_of_members_at_one_place_all_stand_apart_and_off_the_teachers_line(count: int) -> None:
+    """Members of nearly the same bytes that all keep 100 %: what three compressed GRUs on CartPole gave."""
+    whole = samples.result()
+    one = whole.members[0]
+    assert one.proof is not None
+    proof = replace(one.proof, retention=1.0, retention_low=0.952)
+    specs = [f"gru:{i}:int8" for i in range(count)]
+    family = [replace(one, name=s, spec=s, size_bytes=2600 + 9 * i, proof=proof) for i, s in enumerate(specs)]
+    drawing = figures.front_by_size(replace(whole, members=family), [])
+    boxes = boxes_of(drawing, {*specs, "teacher"})
+    assert len(boxes) == count + 1
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3], (a, b)
+    (teacher,) = boxes_of(drawing, {"teacher"})
+    line = teacher[3] + 3  # the name stands 3 px above it
+    assert not [box for box in boxes if box[1] < line < box[3]]
+
+
+def test_the_teachers_name_stands_where_no_dot_is() -> None:
+    """The fastest member lies near the left end, where the name stands as long as the member is not on the line."""
+    whole = samples.result()
+    one = whole.members[0]
+    assert one.proof is not None
+    (free, moved) = (
+        boxes_of(figures.front_by_latency(replace(whole, members=[replace(one, proof=replace(one.proof, retention=kept))]), []), {"teacher"})[0][0]
+        for kept in (0.97, 1.0)
+    )  # fmt: skip
+    assert moved > free + 40
+
+
+def test_steps_below_the_curves_have_room_beside_each_other() -> None:
+    rows = [{"stage": "imitate", "member": "a-s0", "env_steps": i * 999_000, "loss": 1.0 / (1 + i)} for i in range(19)]
+    ticks = [
+        t
+        for t in ElementTree.fromstring(curves.loss_curves(rows)).iter("text")
+        if re.fullmatch(r"[\d,]+,000", t.text or "")
+    ]
+    assert 3 <= len(ticks) <= 6
+
+
 def test_an_element_that_is_no_drawing_is_an_error() -> None:
     with pytest.raises(ValueError, match="<script>"):
         svg.tidy("<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "k", "label")

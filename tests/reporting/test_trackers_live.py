@@ -193,6 +193,20 @@ def test_a_library_that_fails_is_told_once_and_the_others_go_on(
     assert "mlflow: somewhere" in [text for _, text in said]
 
 
+def test_a_result_that_cannot_be_told_ends_the_trackers_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, said = finished(tmp_path), []
+    monkeypatch.setattr(live, "begin", lambda *_: Faulty(""))
+    with live.following(run, ["wandb", "mlflow"], lambda *words: said.append(words)) as follower:
+        (run / "result.json").write_text("{")
+        follower.finished()
+    assert [text.partition(":")[0] for _, text in said] == [
+        "wandb is given nothing more",
+        "mlflow is given nothing more",
+    ]
+
+
 def test_without_trackers_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("begin", "log_of", "lines_of"):
         monkeypatch.setattr(live, name, None)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import doctest
+import io
 import math
 from dataclasses import replace
 
 import pytest
 import reporting_samples as samples
+from rich.console import Console
 
-from limbeck.reporting import canvas, card, headline, lettering, reading, words
+from limbeck.contracts import results
+from limbeck.reporting import canvas, card, headline, lettering, members, print_table, reading, words
 
 
-@pytest.mark.parametrize("module", [words, reading, lettering, canvas])
+@pytest.mark.parametrize("module", [words, reading, lettering, canvas, results])
 def test_examples(module: object) -> None:
     assert doctest.testmod(module).failed == 0
 
@@ -45,6 +48,28 @@ def test_a_claim_of_superiority_is_called_by_its_name() -> None:
     none = replace(samples.nothing_proved(), retain=1.0)
     assert "the one student tested was not shown to be better than the teacher" in headline(none)
     assert "Proved to be better than the teacher, with 95 % confidence" in card._verdict(better, better.members[0])
+
+
+def test_a_family_s_error_is_told_on_the_terminal_and_on_every_card() -> None:
+    """Shared, alpha in all; a run that was begun with alpha for each errs with 3 x 5 %, written down or not."""
+    whole = samples.result()
+    first, *rest = whole.members[:3]
+    compressed = replace(whole, members=[first, *(replace(m, lineage=(first.name, "prune 0.5")) for m in rest)])
+    for bound, told in ((0.05, "at most 5 %."), (0.15000000000000002, "at most 15 %."), (None, "at most 15 %.")):
+        family = replace(compressed, family=bound)
+        stream = io.StringIO()
+        print_table(family, Console(file=stream, width=120))
+        said = f"One or more claims of the family are false with probability {told}"
+        for text in (
+            stream.getvalue().replace("\u00a0", " "),
+            card.run_card(family),
+            card.member_card(family, first),
+            members.shared(family),
+        ):
+            assert said in text
+    assert "claims of the family" not in card.run_card(replace(whole, family=0.05)), (
+        "one sequence: each verdict says it"
+    )
 
 
 def test_headline_of_a_sequence_that_stopped_names_the_last_one_proved() -> None:

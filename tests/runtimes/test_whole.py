@@ -119,7 +119,7 @@ def test_what_a_convolution_cannot_be() -> None:
     layer = cases.conv(np.random.default_rng(0), (4, 5), (2, 3, 2, 3), "relu", "int4")
     assert (layer.out_size, layer.inputs, layer.outputs, layer.multiply_adds) == ((3, 3), 40, 27, 9 * 36)
     for change, words in (
-        ({"size": (1, 5)}, "windows of"), ({"stride": (0, 1)}, "windows of"), ({"layout": "cwh"}, "layout 'cwh'"),
+        ({"size": (1, 5)}, "a window of"), ({"stride": (0, 1)}, "windows of"), ({"layout": "cwh"}, "layout 'cwh'"),
         ({"activation": "gelu"}, "'gelu'"), ({"width": "int3"}, "width 'int3'"), ({"width": "int2"}, "-2..1"),
         ({"multiplier": layer.multiplier * 0}, "1..255"), ({"weight": layer.weight[0]}, "kh, kw"),
     ):  # fmt: skip

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_cases import TEACHER, TINY, tiny
+from search_cases import SMALL, TEACHER, TINY, tiny
 
 from limbeck import identity, runs, settings, storage, verbs
-from limbeck.errors import InputError
+from limbeck.errors import InputError, StorageError
 from limbeck.machine import steady
-from limbeck.scale import passes, study
+from limbeck.scale import passes, search, study
 from limbeck.scale.passes import Candidate, Pass
 from limbeck.scale.sampling import Book
 from limbeck.scale.space import Method, Space, answers, corners, draw_method, space_of
@@ -179,3 +179,33 @@ def test_a_step_is_timed_for_each_number_of_outputs(tmp_path: Path) -> None:
     for method in methods:
         study._seconds(found, tmp_path, "mlp:2", method)
     assert sorted(path.stem for path in (tmp_path / "latency").iterdir()) == ["mlp-2-h1-o1", "mlp-2-h1-o2"]
+
+
+def test_too_few_steps_are_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    """A pass of two candidates takes 3 rounds of 128 steps, and 2 and 4 episodes of one step or more of each: 2 x 2 + 4."""
+    told: list[str] = []
+    with pytest.raises(InputError, match="env_steps = 391 is less than one pass takes, at least 392"):
+        search.search(
+            {**TINY},
+            {"env_steps": 391, "trials": 4},
+            SMALL,
+            tmp_path / "out",
+            (),
+            lambda stage, text: told.append(text),
+        )
+    assert not (tmp_path / "out").exists()
+    assert not any("playing" in text for text in told)
+
+
+def test_another_recipe_is_refused_before_a_data_base_is_made(tmp_path: Path) -> None:
+    """What a search that ended early left is another's: its teacher's recipe is looked at before the storage."""
+    found = space({})
+    say = lambda stage, text: None  # noqa: E731
+    runs.open_run(tmp_path / "out" / study.TEACHER, found.recipe, say, identity.of_task(found.task))
+    base = tmp_path / "new.db"
+    other = replace(
+        found, recipe=replace(found.recipe, seed=3), settings=replace(found.settings, storage=f"sqlite:///{base}")
+    )
+    with pytest.raises(StorageError, match="was made by another recipe: seed differs"):
+        study.open_study(tmp_path / "out", other, say)
+    assert not base.exists()

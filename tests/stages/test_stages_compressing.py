@@ -1,25 +1,32 @@
 """The `compress` part of a recipe: what each step makes, what it costs, that it continues, and what is refused at once."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import family_runs
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces as gs
 
-from limbeck import blueprints, machine, recipes, settings, storage
+from limbeck import blueprints, imitation, machine, objective, recipes, settings, storage
+from limbeck.contracts import Head, Spec, View
 from limbeck.dataset import open_dataset
 from limbeck.errors import InputError
+from limbeck.imitation import Table
 from limbeck.runtimes.numpy import NumpyPolicy
-from limbeck.stages import choosing, compressing, proving
+from limbeck.stages import choosing, compressing, finetuning, learn, proving
 from limbeck.stages.compressing import Step, steps_of
 from limbeck.students import family as families
 from limbeck.students.grammar import parse
+from limbeck.students.port import Port
 
 TEACHER = Path(__file__).parents[2] / "recipes" / "teachers" / "cartpole.safetensors"
 ENV = "CartPole-v1"
+PORT = Port(Spec(gs.Box(-9, 9, (4,), np.float32), gs.Discrete(2), ENV), View(), Head("categorical", (2,)), 4)
 SHORT = ("imitate.rounds=2", "race.rounds=1", "compression.gradient_steps=16", "imitate.gradient_steps=12", "collect.steps=200")  # fmt: skip
 
 
@@ -57,6 +64,7 @@ def test_tables_of_a_recipe_are_steps(tmp_path):
     ("mlp:64x33:tanh", "prune 0.5", "mlp:32x17:tanh"), ("mlp:10", "prune 0.3", "mlp:7"), ("mlp:64x64", "low_rank 4", "mlp:64x64:r4"),
     ("mlp:64x64:r4", "quantise int2", "mlp:64x64:r4:int2"), ("nested:16x16:w8", "quantise int8", "mlp:8x8:int8"),
     ("mlp:8:int8", "quantise int4", "mlp:8:int4"), ("linear", "quantise ternary", "linear:ternary"),
+    ("mlp:8:int8", "quantise mixed4", "mlp:8:mixed4"), ("gru:8:mixed4", "quantise mixed2", "gru:8:mixed2"),
     ("gru:8", "quantise int8", "gru:8:int8"), ("cnn:8k3:32-gru4", "quantise int8", "cnn:8k3:32-gru4:int8"),
     ("conv1d:8k3:16:tanh:int8", "quantise int4", "conv1d:8k3:16:tanh:int4"),
 ])  # fmt: skip
@@ -70,10 +78,22 @@ def test_what_a_step_makes(before, step, after):
     ("gru:8", "prune 0.5", "no dense network: gru"), ("cnn:8k3:32", "low_rank 2", "no dense network: cnn"), ("cnn:8k3:32:elu", "quantise int8", "no elu"), ("mlp:8:gelu", "quantise int8", "no gelu"), ("linear", "prune 0.5", "no hidden layer"),
     ("mlp:8:int8", "prune 0.5", "quantise is the last step"), ("mlp:64x64:r4", "prune 0.5", "prune comes before low_rank"),
     ("mlp:2", "prune 0.1", "no neuron goes"), ("mlp:8:int4", "quantise int4", "int4 already"), ("tree:leaves=4", "quantise int8", "no network: tree"),
+    ("linear", "quantise mixed4", "one layer, of which mixed4 would be int8"), ("linear:int8", "quantise mixed2", "one layer"),
+    *((f"mlp:8:{narrow}", f"quantise {wide}", f"its weights are {narrow} already, which is narrower: int8 > mixed4 > int4 > mixed2 > int2 > ternary")
+      for narrow, wide in (("int4", "int8"), ("mixed4", "int8"), ("int4", "mixed4"), ("ternary", "int2"), ("int2", "mixed2"))),
 ])  # fmt: skip
 def test_what_cannot_take_a_step(before, step, why):
     (found,) = steps_of([step])
     assert why in found.apply(parse([before])[0].architecture)
+
+
+def test_why_a_step_cannot_be_is_one_clause_of_the_refusal():
+    """It names no student again, ends without a full stop of its own, and recommends no other student."""
+    spec = Spec(gs.Box(0, 255, (84, 84, 3), np.uint8), gs.Discrete(3))
+    port = Port(spec, View(), Head("categorical", (3,)), 84 * 84 * 3)
+    steps, task = steps_of(["quantise int8"]), SimpleNamespace(name="pictures")
+    why = compressing._refusal(parse(["cnn:4k5"])[0], steps, task, port)
+    assert re.fullmatch("quantise int8: a layer of int8 reads .* more than its sums can hold", why)
 
 
 # ---------------------------------------------------------------- in a run
@@ -113,6 +133,100 @@ def test_memories_and_histories_are_quantised_too(tmp_path):
                 state, rows = out.state, [*rows, out.params[0]]
             said.append(np.stack(rows))
         assert np.abs(said[1] - said[0]).mean() < 0.15 * said[0].std()
+
+
+def test_the_first_layer_of_mixed_widths_has_8_bits(tmp_path):
+    _, chosen, _, _ = compressed(tmp_path, ["mlp:8x8"], "quantise mixed4,quantise mixed2")
+    widths = {one.member.name: [layer.width for layer in one.blueprint.layers[1:]] for one in chosen if one.lineage}
+    assert [*widths.values()] == [["int8", "int4", "int4"], ["int8", "int2", "int2"]]
+
+
+@pytest.mark.parametrize(("step", "fitted"), [("quantise mixed4", 8), ("prune 0.5", 0)])
+def test_whole_weights_stay_while_biases_are_fitted_to_them(step, fitted, tmp_path, monkeypatch):
+    imitate, moves = imitation.imitate, []
+
+    def watched(family, *rest):
+        (rows,) = family.stacks
+        before = rows.theta.clone()
+        losses = imitate(family, *rest)
+        weights = finetuning.beside_weights(rows) == 0
+        moved = (rows.theta != before)[0]
+        moves.append((bool(moved[weights].any()), bool(moved[~weights].any())))
+        return losses
+
+    here, family, done = family_runs.imitated(tmp_path, TEACHER, ENV, ["mlp:16"], [*SHORT, f"compress={step}"])
+    monkeypatch.setattr(imitation, "imitate", watched)
+    with machine.steady(1):
+        chosen, _ = choosing.choose(here, family)
+        compressing.compress(here, family, chosen, done)
+    assert moves == [(True, True)] * (16 - fitted) + [(False, True)] * fitted
+
+
+def test_the_best_weights_of_each_half_stay(tmp_path, monkeypatch):
+    """The last part of each half spoils the weights: what leaves is what came closest to the teacher."""
+    imitate, apart = imitation.imitate, []
+    here, family, done = family_runs.imitated(tmp_path, TEACHER, ENV, ["mlp:16"], [*SHORT, "compress=quantise int4"])
+    table, _ = compressing._table(here, family, done)
+    after = families.build(parse(["mlp:16:int4@2"]), family.ports, 0)
+    after.normalisers = family.normalisers
+    measure = objective.measure(learn.terms_for(here), table.head)
+
+    def distance():
+        which = torch.arange(table.rows)
+        return imitation.disagreements(after.stacks[0], table, measure, which).mean(1)
+
+    def spoiling(*given):
+        losses = imitate(*given)
+        if len(apart) in (7, 15):
+            after.stacks[0].theta *= -1.0
+        apart.append(distance())
+        return losses
+
+    monkeypatch.setattr(imitation, "imitate", spoiling)
+    finetuning.tuned(here, after, table, 100, whole=True)
+    assert len(apart) == 16
+    assert torch.equal(distance(), torch.stack(apart).amin(0))
+    assert (distance() < apart[7]).all()
+    assert (distance() < apart[15]).all()
+
+
+def test_weights_are_those_of_every_kind_of_layer():
+    view = View(history=4)
+    for text, parts in (
+        ("gru:4:int4", ["stem0", "memory", "head0"]),
+        ("conv1d:3k2:5:int4", ["stem0.conv0", "stem0", "head0"]),
+    ):
+        (rows,) = families.build(parse([text]), {ENV: replace(PORT, view=view, inputs=16)}, 0).stacks
+        kept, at, weights = finetuning.beside_weights(rows), 0, []
+        assert len(kept) == rows.theta.shape[1]
+        for name, shape in rows.stack.shapes.items():
+            part, at = kept[at : at + int(np.prod(shape))], at + int(np.prod(shape))
+            weights += [name] if not part.any() else []
+            assert part.all() or not part.any()
+        assert weights == [f"{part}.weight" for part in parts]
+
+
+def test_memories_are_trained_whole_to_the_end(tmp_path):
+    options = ["compression.gradient_steps=2", "compress=quantise int4"]
+    here, family, done = family_runs.imitated(tmp_path, TEACHER, ENV, ["mlp:16"], [*SHORT, *options])
+    table, _ = compressing._table(here, family, done)
+    after = families.build(parse(["mlp:16:int4", "gru:4:int4"]), family.ports, 0)
+    losses = finetuning.tuned(here, after, table, 100, whole=True)
+    assert [rows.held is None for rows in after.stacks] == [False, True]
+    assert [rows.steps for rows in after.stacks] == [2, 2]
+    assert set(losses) == {"mlp-16-int4-s0", "gru-4-int4-s0"}
+
+
+def test_members_are_judged_in_passes_that_fit_into_memory():
+    """4,096 pictures are never floats at once."""
+    table = Table(ENV, torch.zeros(9000, 4), torch.zeros(9000, dtype=torch.bool), {}, {}, PORT.head)
+    (rows,) = families.build(parse(["mlp:4@2"]), {ENV: PORT}, 0).stacks
+    (whole,) = finetuning.passes(rows, table, 4)
+    assert len(whole) == 4096
+    assert (whole[0], whole[-1]) == (0, 8999)
+    pictures = finetuning.passes(rows, table, 84 * 84 * 4)
+    assert torch.equal(torch.cat(pictures), whole)
+    assert max(map(len, pictures)) * 84 * 84 * 4 * 2 <= finetuning.ROOM, "of both members"
 
 
 def test_a_trained_member_acts_as_it_was_trained(tmp_path):
@@ -244,6 +358,7 @@ def test_a_run_that_was_begun_with_alpha_for_each_goes_on_so_and_says_it(tmp_pat
     shutil.rmtree(here.run.folder / "proofs")
     old = proving.prove(here, chosen, artifacts)
     assert {proof.alpha for proof in old.proofs.values()} == {0.05}
+    assert old.family == 0.1
     assert any("as this run was begun" in text and "at most 2 x 0.05 = 0.1" in text for text in told)
 
 

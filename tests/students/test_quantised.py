@@ -24,6 +24,8 @@ TEXTS = (
     "mlp:12x8:ternary",
     "linear:int8",
     "mlp:24x24:r3:int4",
+    "mlp:12x8:mixed4",
+    "mlp:24x24:r3:mixed2",
 )
 
 
@@ -62,17 +64,28 @@ def test_the_name_states_the_width():
         "cnn:16k3:32-gru16:int8",
         "cnn:8k3:cp2-24:r4:tanh:int8",
         "conv1d:16k5s2-16k3:32:int4",
+        "gru:16:mixed4",
+        "cnn:8k3:32:mixed2",
     )
     for text in (*TEXTS, *wide):
         assert parse([text])[0].architecture.spec == text
         assert parse([parse([text])[0].architecture.spec]) == parse([text])
 
 
+def test_a_mixed_student_is_larger_by_its_first_layer():
+    """5 x 12, 12 x 8 and 8 x 3 weights; 23 biases, 10 ranges of inputs and 2 of layers in 32 bits."""
+    bits = {text: Stack(parse([text])[0].architecture, {TASK: port()}).bits
+            for text in ("mlp:12x8:int8", "mlp:12x8:mixed4", "mlp:12x8:mixed2")}  # fmt: skip
+    assert list(bits.values()) == [8 * 180 + 32 * 35, 8 * 60 + 4 * 120 + 32 * 35, 8 * 60 + 2 * 120 + 32 * 35]
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("mlp:8:int5", "did you mean 'int8'"), ("mlp:8:int8:int4", "not both int8 and int4"), ("mlp:8:gelu:int8", "Allowed with it: relu, tanh, hardtanh"),
     ("nested:8x8:int8", "int8 is a width of weights of linear, mlp, gru, cnn and conv1d students, nested has none"), ("tree:leaves=4:int8", "tree has none"),
+    ("nested:16x16:mixed4", "nested has none; compress: .quantise: mixed4. makes it so later"), ("gru:8:gelu:int8", "too many parts, of which gru takes no 'gelu'"),
     ("cnn:4k3:8:elu:int8", "int8 has no elu. Allowed with it: relu, tanh, hardtanh"), ("gru:8:int8:int4", "not both"), ("gru:int8", "gru needs its sizes"),
-    ("cnn:4k3:8:int9", "did you mean 'int8'"),
+    ("cnn:4k3:8:int9", "did you mean 'int8'"), ("linear:mixed4", "linear is one layer, of which mixed4 would be int8"), ("mlp:8:mixed8", "did you mean 'mixed4'"),
+    ("mlp:8:mixed4:int4", "not both mixed4 and int4"),
 ])  # fmt: skip
 def test_other_widths_are_refused_in_one_line(text, words):
     with pytest.raises(InputError, match=words) as refusal:

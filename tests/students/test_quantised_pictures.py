@@ -176,6 +176,25 @@ def test_a_library_that_rounds_is_found_out(monkeypatch):
     assert torch.equal(found, torch.round(found))
 
 
+def test_a_library_that_rounds_many_pictures_alone_is_found_out(monkeypatch):
+    """Another algorithm for large batches: each number of pictures is tried out, and once."""
+    layer, tried = Convolution((9, 8), 3, 4, (3, 3), (1, 1), "relu"), []
+    plain = quantised_parts.convolved_at_once
+
+    def rough(x, weight, layer):
+        tried.append(x.shape[1])
+        return plain(x, weight, layer) * (1 + 2.0**-20 if x.shape[1] >= 200 else 1)
+
+    monkeypatch.setattr(quantised_parts, "convolved_at_once", rough)
+    quantised_parts._is_exact.cache_clear()
+    x = torch.from_numpy(np.random.default_rng(3).integers(-127, 128, (1, 256, 216)).astype(np.float32))
+    for count in (20, 256, 20, 256):
+        found = quantised_parts.convolved(x[:, :count], torch.full((2, 27, 4), 77.0), layer)
+        assert torch.equal(found, torch.round(found)), count
+    quantised_parts._is_exact.cache_clear()
+    assert tried == [20, 20, 256, 20]  # tried and used, tried and not used, used again
+
+
 def test_gradients_are_nearly_those_in_real_numbers():
     """Straight through every rounding: the same direction as of the same weights in float, at eight bits."""
     raw = pictures(64)

@@ -23,7 +23,6 @@ from limbeck.contracts.layers import (
     chain_problem,
     layer_arrays,
     memory_of,
-    windows,
 )
 from limbeck.contracts.learning import Batch, BatchLoss, LossEntry, PointLoss, TrainableLoss
 from limbeck.contracts.play import Bounds, Episodes, Lanes, SeedSource, Step, Task
@@ -70,8 +69,10 @@ from limbeck.contracts.results import (
     Teacher,
     TeacherInfo,
     Verdict,
+    confidence,
 )
 from limbeck.contracts.trees import Sparse, Terms, Tree
+from limbeck.contracts.windowing import windows
 
 __all__ = [
     "ACTIVATIONS",
@@ -144,6 +145,7 @@ __all__ = [
     "Verdict",
     "View",
     "chain_problem",
+    "confidence",
     "head_kind",
     "layer_arrays",
     "memory_of",

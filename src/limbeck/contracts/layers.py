@@ -18,6 +18,7 @@ from limbeck.contracts.policies import Floats
 from limbeck.contracts.quantised import WHOLE, Quantise, Quantised, QuantisedConv, QuantisedGru, Readout, levels_problem
 from limbeck.contracts.recurrent import Gru, Lstm
 from limbeck.contracts.trees import Sparse, Tree
+from limbeck.contracts.windowing import window_problem, windows
 
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "elu", "leaky_relu", "gelu", "silu", "hardtanh", "softplus")
 Layout = Literal["hwc", "chw"]
@@ -92,7 +93,7 @@ class Conv:
             return f"a convolution's weight has shape {self.weight.shape}, not [kh, kw, in, out]"
         if self.layout not in ("hwc", "chw"):
             return f"unknown layout {self.layout!r}"
-        return _window_problem(self.size, self.weight.shape[:2], self.stride, self.padding) or _activation_problem(
+        return window_problem(self.size, self.weight.shape[:2], self.stride, self.padding) or _activation_problem(
             self.activation
         )
 
@@ -134,7 +135,7 @@ class Pool:
         top, bottom, left, right = self.padding
         if max(top, bottom) >= self.window[0] or max(left, right) >= self.window[1]:
             return f"padding {self.padding} that fills whole windows of {self.window}"
-        return _window_problem(self.size, self.window, self.stride, self.padding)
+        return window_problem(self.size, self.window, self.stride, self.padding)
 
 
 @dataclass(frozen=True)
@@ -322,27 +323,6 @@ def chain_problem(layers: Sequence[Layer], size: int, outputs: int | None) -> st
     if outputs is not None and layers and size != outputs:
         return f"the last layer gives {size} numbers where {outputs} are needed"
     return ""
-
-
-def windows(
-    size: tuple[int, int], window: Sequence[int], stride: tuple[int, int], padding: tuple[int, int, int, int]
-) -> tuple[int, int]:
-    """How many windows fit, down and across.
-
-    >>> windows((84, 84), (8, 8), (4, 4), (0, 0, 0, 0))
-    (20, 20)
-    """
-    height, width = size[0] + padding[0] + padding[1], size[1] + padding[2] + padding[3]
-    return (height - int(window[0])) // stride[0] + 1, (width - int(window[1])) // stride[1] + 1
-
-
-def _window_problem(
-    size: tuple[int, int], window: Sequence[int], stride: tuple[int, int], padding: tuple[int, int, int, int]
-) -> str:
-    if min(*size, *window, *stride) < 1 or min(padding) < 0 or max(*size, *window, *stride, *padding) > 2**16:
-        return f"windows of {tuple(window)} with stride {stride} and padding {padding} over {size}"
-    height, width = size[0] + padding[0] + padding[1], size[1] + padding[2] + padding[3]
-    return "" if window[0] <= height and window[1] <= width else f"a window of {tuple(window)} over {size}"
 
 
 def _activation_problem(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from limbeck.contracts.policies import Floats
+from limbeck.contracts.windowing import window_problem, windows
 
 LEVELS = 127  # a quantised number lies in -127..127; after ReLU in 0..127
 BITS: Mapping[str, int] = {"int8": 127, "int4": 7, "int2": 1, "ternary": 1}  # width -> largest weight; see `width`
@@ -185,8 +186,7 @@ class QuantisedConv:
     @property
     def out_size(self) -> tuple[int, int]:
         """Height and width of the output."""
-        (height, width), (down, across) = self.size, self.stride
-        return (height - self.window[0]) // down + 1, (width - self.window[1]) // across + 1
+        return windows(self.size, self.window, self.stride)
 
     @property
     def matrix(self) -> Floats:
@@ -214,11 +214,10 @@ class QuantisedConv:
             return f"a convolution's weight has shape {self.weight.shape}, not [kh, kw, in, out]"
         if self.layout not in ("hwc", "chw"):
             return f"unknown layout {self.layout!r}"
-        sides = (*self.size, *self.stride, *self.window)
-        if min(sides) < 1 or max(sides) > 2**16 or self.window[0] > self.size[0] or self.window[1] > self.size[1]:
-            return f"windows of {self.window} with stride {self.stride} over {self.size}"
-        return _levels_out_problem(self.activation, self.multiplier, self.shift) or _sums_problem(
-            self.matrix, self.bias, self.width
+        return (
+            window_problem(self.size, self.window, self.stride)
+            or _levels_out_problem(self.activation, self.multiplier, self.shift)
+            or _sums_problem(self.matrix, self.bias, self.width)
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,15 @@ from limbeck.contracts.policies import Mode, Policy
 NO_ENVIRONMENT = "no environment"  # begins the reason of a verdict where nothing could be proved
 NO_PLAYER = "the teacher is a recording, which cannot play the student's episodes"
 Verdict = Literal["proved", "not proved", "undecided"]
+
+
+def confidence(alpha: float) -> str:
+    """1 - alpha in words, rounded down: no text claims more than was shown.
+
+    >>> confidence(0.05), confidence(0.0333), confidence(0.05 / 3), confidence(1e-6)
+    ('95 %', '96.67 %', '98.33 %', '99.99 %')
+    """
+    return f"{math.floor(1e4 * (1 - alpha) + 1e-6) / 100:g} %"
 
 
 @dataclass(frozen=True)
@@ -215,6 +225,8 @@ class RunResult:
     command: str  # what to type to get this run again
     notes: Sequence[str] = ()
     scores: Mapping[str, Mapping[str, Rate]] = field(default_factory=dict)  # of labelled sets: who -> measure
+    # bound of the probability that one or more claims of the family are false; None: nothing was tested, or not written down
+    family: float | None = None
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,12 @@ def require(names: Sequence[str]) -> None:
 def require_fit(blueprint: Blueprint, names: Sequence[str]) -> None:
     """Raise InputError for targets that cannot hold a policy."""
     contracts.check_exportable(blueprint)
-    for name in names:
-        if why := unfit(name, blueprint):
-            raise InputError(f"{name} of policy {printable(blueprint.name)!r}: {why}.")
+    reasons = {name: why for name in names if (why := unfit(name, blueprint))}
+    if reasons:
+        told = "; ".join(f"{name} of policy {printable(blueprint.name)!r}: {why}" for name, why in reasons.items())
+        fit = ", ".join(name for name in names if name not in reasons)
+        drop = f" Drop {', '.join(reasons)} from the targets; {fit} can hold it." if fit else ""
+        raise InputError(f"{told}.{drop}")
 
 
 def export(
@@ -136,7 +139,7 @@ def load(folder: Path, target: str) -> Policy:
 
 
 def check(folder: Path) -> list[CheckRow]:
-    """Checksums first (InputError names a changed file), then every target that can run here against the golden rows.
+    """Checksums first (StorageError names a changed file), then every target that can run here against the golden rows.
 
     A backend that breaks fails its own row and no other. C files are compiled and run: check only folders from people
     you trust.

@@ -1,8 +1,9 @@
 """C99: one header, const weights, float32, no allocation, no global state; it also compiles as C++.
 
 The header declares; the one source that defines <PREFIX>_IMPLEMENTATION before including it also holds the code, so
-that two policies with different prefixes live in one program and nothing but a #include goes into a build. No name from outside becomes code: identifiers are fixed but for a prefix of [a-z0-9_], and comments hold escaped
-ASCII only. Constants are hexadecimal floats, exact in every locale and compiler.
+that two policies with different prefixes live in one program and nothing but a #include goes into a build. No name from
+outside becomes code: identifiers are fixed but for a prefix of [a-z0-9_], and comments hold escaped ASCII only. Constants
+are hexadecimal floats, exact in every locale and compiler.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def export(blueprint: Blueprint, folder: Path, prefix: str = PREFIX) -> Artifact
     text, constant_bytes = generate(blueprint, prefix)
     storage.write_text(folder / compiled_c.FILE, text)
     size = compiled_c.object_size(folder)
-    note = NO_COMPILER if size is None else f"{constant_bytes} of its bytes are constants"
+    note = NO_COMPILER if size is None else f"{constant_bytes:,} of its bytes are constants"
     return Artifact("c", folder, (compiled_c.FILE,), size or constant_bytes, size is not None, note)
 
 

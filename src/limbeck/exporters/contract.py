@@ -19,7 +19,7 @@ import numpy as np
 
 from limbeck import blueprints, spaces, storage
 from limbeck.contracts import Blueprint, Head, Layer, Spec, View, layer_arrays, memory_of
-from limbeck.errors import InputError, printable
+from limbeck.errors import InputError, StorageError, printable
 from limbeck.exporters import replaying
 
 FORMAT = "limbeck-artifact-1"
@@ -194,7 +194,7 @@ def read(folder: Path) -> Contract:
             raise ValueError(f"targets {targets}")
         return Contract(spec, head, view, targets)
     except blueprints.DAMAGE as error:
-        raise InputError(
+        raise StorageError(
             f"{folder / CONTRACT} is damaged: {type(error).__name__} {printable(error)}. Export the policy again."
         ) from error
 
@@ -202,16 +202,21 @@ def read(folder: Path) -> Contract:
 def intact(folder: Path) -> Contract:
     """The contract of an artefact folder whose files are those that were exported, checksums first.
 
-    InputError names a file that changed, and one of a target that the manifest does not list.
+    StorageError names a file that changed, InputError one of a target that the manifest does not list.
     """
     _refuse_absent(folder)
     if not (folder / storage.MANIFEST).is_file():
         raise InputError(
             f"{printable(folder)} has no {storage.MANIFEST}: its export did not finish. Export the policy again."
         )
-    if changed := storage.check_manifest(folder):
+    try:
+        changed = storage.check_manifest(folder)
+    except StorageError as error:  # without it nothing tells whose the files are, and it cannot be written by hand
+        said = str(error).partition(" Re")[0]
+        raise StorageError(f"{said} Export the policy again.") from error
+    if changed:
         names = ", ".join(map(printable, changed))
-        raise InputError(f"{printable(folder)}: {names} is no longer what was exported. Export the policy again.")
+        raise StorageError(f"{printable(folder)}: {names} is no longer what was exported. Export the policy again.")
     if CONTRACT in (listed := storage.read_manifest(folder)):
         contract = read(folder)
         needed = [replaying.FILE, *(name for target in contract.targets for name in _files(folder, target))]

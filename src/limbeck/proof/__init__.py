@@ -15,7 +15,7 @@ from limbeck.proof.cache import ReturnCache
 from limbeck.proof.comparing import Comparison, Profile, compare
 from limbeck.proof.disturbances import DISTURBANCES
 from limbeck.proof.planning import plan
-from limbeck.proof.proving import Contender, FamilyVerdict, claim_of, prove, prove_family
+from limbeck.proof.proving import claim_of, prove
 from limbeck.proof.regret import Judge, discounted, error_of, expected_regret
 from limbeck.proof.returns import Triples, retention, retention_interval
 from limbeck.proof.sharing import Sharing, sequences
@@ -27,8 +27,6 @@ __all__ = [
     "DISTURBANCES",
     "Blindness",
     "Comparison",
-    "Contender",
-    "FamilyVerdict",
     "Fidelity",
     "Judge",
     "Measured",
@@ -50,7 +48,6 @@ __all__ = [
     "measure",
     "plan",
     "prove",
-    "prove_family",
     "retention",
     "retention_interval",
     "sequences",

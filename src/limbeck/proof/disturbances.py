@@ -3,7 +3,8 @@
 Every random number belongs to (run seed, disturbance, episode's seed) and is drawn in the same order whatever is played,
 so teacher and student meet the same noise, and all levels of a disturbance the same draws.
 
-noise        each number seen is off by level standard deviations (normal), of the number as the teacher sees it
+noise        each number seen is off by level standard deviations (normal), of the number as the teacher sees it; whole
+             numbers (pixels, codes) by whole ones, and bits are flipped with probability level
 dropped      the policy sees the frame before instead, with probability level, the first one excepted
 delay        an action reaches the environment level steps later; the first one is taken until then
 sticky       the action before is taken instead, with probability level (Machado et al. 2018)
@@ -21,6 +22,7 @@ from typing import Protocol
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erfc
 
 from limbeck import seeding, tasks
 from limbeck.contracts import Array, Bounds, Lanes, Observation, SeedSource, Spec, Step, Task
@@ -31,6 +33,7 @@ from limbeck.spaces import MASK
 
 Spread = Mapping[str, Array]  # key of the observation ("" where it has none) -> standard deviation of each number
 Flags = NDArray[np.bool_]
+SMALL = 0.5  # standard deviations of whole numbers below which rounding would swallow most of the noise
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,16 @@ def check(names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in DISTURBANCES:
             raise unknown("disturbance", name, DISTURBANCES)
     return tuple(name for name in DISTURBANCES if not names or name in names)
+
+
+def unit(name: str, spec: Spec) -> str:
+    """In what the levels of a disturbance are told on these observations: of noise it depends on the kind of numbers."""
+    if name != "noise":
+        return DISTURBANCES[name].unit
+    kinds = {_kind(_part(spec, key)) for key in _noisy(spec)}
+    words = {"real": DISTURBANCES[name].unit, "whole": f"{DISTURBANCES[name].unit} in whole numbers"}
+    told = [words[kind] for kind in ("real", "whole") if kind in kinds][-1:]
+    return ", ".join([*told, *["probability of a flipped bit"] * ("bit" in kinds)]) or DISTURBANCES[name].unit
 
 
 def obstacle(name: str, task: Task) -> str:
@@ -86,6 +99,22 @@ def _noisy(spec: Spec) -> tuple[str, ...]:
     space = spec.observation_space
     parts = dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
     return tuple(key for key, part in parts.items() if isinstance(part, gym.spaces.Box) and key != MASK)
+
+
+def _part(spec: Spec, key: str) -> gym.spaces.Box:
+    """The Box of a key of `_noisy`."""
+    space = spec.observation_space
+    part = space[key] if isinstance(space, gym.spaces.Dict) else space
+    assert isinstance(part, gym.spaces.Box)
+    return part
+
+
+def _kind(box: gym.spaces.Box) -> str:
+    """What its numbers are: "real", "whole" (integers), or "bit" for booleans and integers that have two values."""
+    if box.dtype.kind not in "iub":
+        return "real"
+    two = box.dtype.kind == "b" or bool((box.high.astype(np.float64) - box.low.astype(np.float64) <= 1).all())
+    return "bit" if two else "whole"
 
 
 class Spreads:
@@ -148,23 +177,40 @@ class _Noise(_Quiet):
     spread: Spread
 
     def see(self, obs: Observation, live: Flags, first: Flags, streams: list[np.random.Generator]) -> Observation:
-        space = self.spec.observation_space
         for key in _noisy(self.spec):
             column = obs[key] if isinstance(obs, dict) else obs
-            box = space[key] if isinstance(space, gym.spaces.Dict) else space
-            spread = self.level * np.asarray(self.spread[key])
+            box = _part(self.spec, key)
+            kind = _kind(box)
             for lane in np.flatnonzero(live):
-                column[lane] = _kept(
-                    column[lane] + spread * streams[lane].standard_normal(column.shape[1:]), column.dtype, box
-                )
+                drawn = streams[lane].standard_normal(column.shape[1:])
+                match kind:
+                    case "bit":
+                        other = np.where(column[lane] == box.high, box.low, box.high)
+                        column[lane] = np.where(_happens(drawn, self.level), other, column[lane])
+                    case "whole":
+                        off = _whole(drawn, self.level * np.asarray(self.spread[key]))
+                        column[lane] = np.clip(column[lane] + off, box.low, box.high).astype(column.dtype)
+                    case _:  # real numbers may leave their range, as sensors do
+                        column[lane] = (column[lane] + self.level * np.asarray(self.spread[key]) * drawn).astype(
+                            column.dtype
+                        )
         return obs
 
 
-def _kept(values: Reals, dtype: np.dtype[np.generic], box: gym.Space[object]) -> Array:
-    """Whole numbers (pixels) stay whole and within what their space allows; others may leave it, as sensors do."""
-    if dtype.kind not in "iub" or not isinstance(box, gym.spaces.Box):
-        return values.astype(dtype)
-    return np.clip(np.rint(values), box.low, box.high).astype(dtype)
+def _whole(drawn: Reals, spread: Reals) -> Reals:
+    """Whole steps of standard deviation `spread` from normal draws z: rint(spread z), and where that would hardly ever
+    be another number than 0 (below SMALL), sign(z) with probability spread^2, which has the same variance.
+
+    >>> _whole(np.array([1.0, -3.0, 1.0, -3.0]), np.array([2.0, 2.0, 0.1, 0.1])).tolist()
+    [2.0, -6.0, 0.0, -1.0]
+    """
+    few = np.where(_happens(drawn, spread**2), np.sign(drawn), 0.0)
+    return np.where(spread < SMALL, few, np.rint(spread * drawn))
+
+
+def _happens(drawn: Reals, probability: Array | float) -> Flags:
+    """Events of a probability from normal draws, those of a smaller one among them: P(|Z| >= |z|) < probability."""
+    return np.asarray(erfc(np.abs(drawn) / np.sqrt(2.0)) < probability)
 
 
 @dataclass

@@ -9,6 +9,7 @@ together. Of a history it is the newest frame, the memory follows the true obser
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -25,7 +26,9 @@ from limbeck.runtimes.numpy import NumpyPolicy
 SMALLEST = 7  # rows and columns of what counts as a picture: less is a table
 MOST_CELLS = 10  # of the grid, each way
 MOST_STATES, FEWEST_STATES = 64, 4
-BUDGET = 1e10  # multiply-adds of all answers that a map takes: about ten seconds
+BLOCK, NUMBERS = 16, 1 << 24  # patches that are asked at once, and numbers of their pictures, which take memory
+BUDGET = 1e10  # multiply-adds of all answers that a map takes: seconds, ten on a busy machine
+COPIED = 4  # multiply-adds that take as long as one number of an observation
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,22 @@ def _picture(key: str, part: gym.Space[object], begin: int, view: View) -> Pictu
 def looked(policy: NumpyPolicy, rows: Rows, picture: Picture) -> Looked | None:
     """The map of one picture over visited states, the first ones of a policy with memory; None where nothing moves the action."""
     cells = picture.grid[0] * picture.grid[1]
-    affordable = int(BUDGET / max(policy.blueprint.multiply_adds * (cells + 1), 1))
+    answer = policy.blueprint.multiply_adds + COPIED * rows.flat.shape[1]
+    affordable = int(BUDGET / (answer * (cells + 1)))
     count = max(FEWEST_STATES, min(MOST_STATES, affordable))
     seen = rows.first_of(count) if policy.initial_state(1) else rows.spread_over(count)
-    member = np.zeros((cells, seen.flat.shape[1]), bool)
-    member[picture.patches, picture.places] = True
+    order = np.argsort(picture.patches, kind="stable")
+    inside = np.split(picture.places[order], np.searchsorted(picture.patches[order], np.arange(1, cells)))
     usual = rows.flat.mean(axis=0, dtype=np.float64).astype(np.float32)
 
-    def occluded(state: Floats) -> Floats:
-        return np.where(member, usual, state[None])
+    def occluded(state: Floats) -> Iterator[Floats]:
+        step = max(1, min(BLOCK, NUMBERS // len(state)))
+        for begin in range(0, cells, step):
+            hidden = inside[begin : begin + step]
+            many = np.repeat(state[None], len(hidden), axis=0)
+            for row, places in zip(many, hidden, strict=True):
+                row[places] = usual[places]
+            yield many
 
     found = influences(policy, seen, occluded, _changed)
     total = found.sum()

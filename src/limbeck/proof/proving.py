@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from limbeck.contracts import Bounds, Mode, Policy, Proof, Task, Verdict
+from limbeck.contracts import Bounds, Mode, Policy, Proof, Task, Verdict, confidence
 from limbeck.errors import InputError
 from limbeck.proof import eprocess, returns
 from limbeck.proof.bounding import affordable
@@ -123,7 +123,7 @@ class Trial:
         have = f"e-value {math.exp(min(self.log_wealth, 700)):.3g} of the {math.exp(needed):.3g} needed"
         if self.log_wealth >= needed and (not self.late or self._low() >= self.settings.retain):
             self.verdict = "proved"
-            self.reason = f"{claim_of(self.settings.retain)} at {100 * (1 - self.settings.alpha):g} % confidence after {n} episodes{LATE * self.late}"
+            self.reason = f"{claim_of(self.settings.retain)} at {confidence(self.settings.alpha)} confidence after {n} episodes{LATE * self.late}"
         elif n >= most:
             self.verdict, self.reason = "not proved", f"{have} after {n} episodes, the most allowed{LATE * self.late}"
         elif n >= FUTILITY_EPISODES and eprocess.most_wealth(self._claim, self._hope(most - n), most - n) < needed:
@@ -216,56 +216,3 @@ def claim_of(retain: float) -> str:
     return "is better than the teacher" + f", by >= {100 * (retain - 1):g} % of its gain over random play" * (
         retain > 1
     )
-
-
-# ---------------------------------------------------------------- a family
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One member that stands for proof, and the artefact that plays it."""
-
-    member: str
-    policy: Policy
-    played_by: str
-
-
-@dataclass(frozen=True)
-class FamilyVerdict:
-    """Proofs in the order tested, and why the rest got none."""
-
-    proofs: Mapping[str, Proof]
-    untested: Mapping[str, str]
-
-
-def prove_family(
-    contenders: Sequence[Contender],
-    teacher: Policy,
-    task: Task,
-    *,
-    bounds: Bounds,
-    settings: ProveSettings,
-    run_seed: int,
-    teacher_mode: Mode,
-    cache: ReturnCache,
-    previous: Mapping[str, Proof] | None = None,
-) -> FamilyVerdict:
-    """Fixed-sequence test: members largest first, each at full alpha, until the first that is not proved.
-
-    The order is fixed beforehand, so the probability of any false claim in the family is at most alpha (Maurer et
-    al. 1995); the members after the stop are not tested.
-    """
-    proofs: dict[str, Proof] = {}
-    untested: dict[str, str] = {}
-    stopped_at = ""
-    for one in contenders:
-        if stopped_at:
-            untested[one.member] = f"not tested: fixed sequence stopped at {stopped_at}"
-            continue
-        proofs[one.member] = prove(
-            one.policy, teacher, task, member=one.member, played_by=one.played_by, bounds=bounds, settings=settings,
-            run_seed=run_seed, teacher_mode=teacher_mode, cache=cache, previous=(previous or {}).get(one.member),
-        )  # fmt: skip
-        if proofs[one.member].verdict != "proved":
-            stopped_at = one.member
-    return FamilyVerdict(proofs, untested)

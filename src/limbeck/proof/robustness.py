@@ -98,6 +98,17 @@ def kept(row: Stressed) -> str:
     return f"{100 * row.retention:.1f} % [{100 * row.low:.1f}, {100 * row.high:.1f}]"
 
 
+def level_of(row: Stressed) -> str:
+    """The level of a row in its unit.
+
+    >>> level_of(Stressed("delay", 1, "steps", 2.0, 1.0, 0.5, 0.25, 0.75, 8, 0))
+    '1 step'
+    """
+    if row.disturbance == NONE:
+        return row.unit
+    return f"{row.level:g} {'step' if (row.level, row.unit) == (1, 'steps') else row.unit}"
+
+
 def _facing(policy: Policy, name: str, level: float, spread: Mapping[str, np.ndarray]) -> Policy:
     return Attacked(policy, level, spread) if name == "adversarial" else policy
 
@@ -118,7 +129,7 @@ def _row(
     triples = Triples(student.returns, teacher.returns, random)
     low, high = retention_interval(triples, pair.run_seed)
     name, level = case
-    unit = UNDISTURBED if name == NONE else DISTURBANCES[name].unit
+    unit = UNDISTURBED if name == NONE else disturbances.unit(name, pair.task.spec)
     return Stressed(
         name, level, unit, float(teacher.returns.mean()), float(student.returns.mean()), retention(triples), low, high,
         len(triples), student.env_steps + teacher.env_steps + more_steps, pair.run_seed,

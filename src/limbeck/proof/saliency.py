@@ -9,7 +9,7 @@ step sees the thresholds of trees and of whole-number layers, whose gradients ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ def saliency(
     moves = np.zeros((len(asked), few.flat.shape[1]), np.float32)
     moves[np.arange(len(asked)), asked] = step[asked]
     both = np.concatenate([moves, -moves])
-    found = influences(policy, few, lambda state: state + both, _central)
+    found = influences(policy, few, lambda state: [state + both], _central)
     total = found.sum()
     if not total > 0:
         return {}
@@ -77,20 +77,26 @@ def _central(said: Reals) -> Reals:
 
 
 def influences(
-    policy: NumpyPolicy, rows: Rows, changed: Callable[[Floats], Floats], measured: Callable[[Reals], Reals]
+    policy: NumpyPolicy, rows: Rows, changed: Callable[[Floats], Iterable[Floats]], measured: Callable[[Reals], Reals]
 ) -> Reals:
-    """[n] mean influence, in units of f. `changed` makes M other observations [M, O] of a state [O], `measured` n
-    numbers of what decides [1 + M, F] in the true one and in these. The memory follows the true observations, and a
-    history's older frames stay: what changes is the newest one."""
+    """[n] mean influence, in units of f. `changed` makes M other observations of a state [O], in blocks [M_i, O] that
+    are asked one after the other, `measured` n numbers of what decides [1 + M, F] in the true one and in these. The
+    memory follows the true observations, and a history's older frames stay: what changes is the newest one."""
     total: Reals = np.zeros(1)
     state = policy.initial_state(1)
     for row, (seen, begins) in enumerate(zip(rows.flat, rows.first, strict=True)):
-        many = np.concatenate([seen[None], changed(seen)]).astype(np.float32)
-        fresh = np.full(len(many), begins)
-        mask = None if rows.masks is None else np.repeat(rows.masks[row : row + 1], len(many), axis=0)
-        output = policy.on_flat(many, _repeated(state, len(many)), fresh, mask)
-        state = {key: value[:1] for key, value in output.state.items()}
-        total = total + measured(deciding(policy.head, output.params))
+        allowed = None if rows.masks is None else rows.masks[row : row + 1]
+        said: list[Floats] = []
+        after: State = {}
+        for block in changed(seen):
+            many = block if said else np.concatenate([seen[None], block])
+            mask = None if allowed is None else np.repeat(allowed, len(many), axis=0)
+            output = policy.on_flat(
+                many.astype(np.float32, copy=False), _repeated(state, len(many)), np.full(len(many), begins), mask
+            )
+            after = after if said else {key: value[:1] for key, value in output.state.items()}
+            said.append(output.params)
+        state, total = after, total + measured(deciding(policy.head, np.concatenate(said)))
     return np.asarray(total / len(rows.flat))
 
 

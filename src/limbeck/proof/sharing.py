@@ -66,7 +66,7 @@ class Sharing:
         """What is told before the first proof of a family with compressed members."""
         made, each = len(self.lines) - 1, self.alpha / len(self.lines)
         who = "the compressed member is" if made == 1 else f"the {made} compressed members are each"
-        apart = f"{who} proved whatever became of the members before"
+        apart = f"{who} tested whatever became of the members before"
         if self.shared:
             return (
                 f"{apart}: {len(self.lines)} sequences share alpha {self.alpha:g} and begin with {each:.3g} each, what is proved passes "

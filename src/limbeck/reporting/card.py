@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from limbeck import recipes, storage
-from limbeck.contracts import MemberReport, Proof, RunResult
+from limbeck.contracts import MemberReport, Proof, RunResult, confidence
 from limbeck.reporting import members, words
 from limbeck.reporting.evidence import within
 
@@ -129,7 +129,7 @@ def _verdict(result: RunResult, member: MemberReport) -> str:
     proof = member.proof
     if proof is None:
         return f"A student of {words.count(member.parameters)} numbers; no proof was played with it."
-    share, sure = words.percent(proof.retain), words.percent_down(1 - proof.alpha)
+    share, sure = words.percent(proof.retain), confidence(proof.alpha)
     if proof.verdict == "proved":
         claim = f"keep at least {share} of its teacher's return over random play" if proof.retain < 1 else words.claim(proof.retain, "keep", "be")  # fmt: skip
         return f"Proved to {claim}, with {sure} confidence over {words.plural(proof.episodes, 'episode')}."
@@ -164,7 +164,8 @@ def _about(result: RunResult) -> str:
         f"- Environment steps in all: {words.count(result.bill.env_steps)}",
         *([f"- Versions: {versions}"] if versions else []),
     ]
-    return "\n".join(lines) + "\n\nA verdict speaks about this environment, these bounds and these seeds alone.\n"
+    told = f"A verdict speaks about this environment, these bounds and these seeds alone. {words.family(result)}"
+    return "\n".join(lines) + f"\n\n{told.rstrip()}\n"
 
 
 def _first(result: RunResult) -> str:

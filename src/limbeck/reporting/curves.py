@@ -164,4 +164,5 @@ def _teacher_driven(axes: Axes, metrics: Sequence[Row]) -> None:
 
 def _count_steps(axes: Axes) -> None:
     axes.set_xlabel("environment steps collected", color=C["muted"])
+    axes.locator_params(axis="x", nbins=5)  # millions in digits have room beside each other
     axes.xaxis.set_major_formatter(lambda value, _: words.number(value))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
+HEADROOM = 4.0  # px above the axes that labels may use: the title stands higher
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top in px
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,10 @@ def _front(
         axes.yaxis.set_major_formatter(lambda value, _: words.percent(value))
         axes.set_xlabel(x_label, color=C["muted"])
         axes.set_title("kept of the teacher's return", loc="left", fontsize=canvas.SMALL, color=C["muted"], pad=14)
-        _reference_lines(axes, result, low)
+        named = _reference_lines(axes, result, low, dots)
         for dot in dots:
             _draw_dot(axes, dot)
-        _place_labels(axes, [d for d in dots if d.label])
+        _place_labels(axes, [d for d in dots if d.label], named, result.retain)
         _marker_legend(axes, legend)
         return canvas.finish(figure, key, f"Share of the teacher's return kept, against {x_label}: {_in_words(dots)}")
 
@@ -118,7 +121,9 @@ def _log_limits(values: Sequence[float]) -> tuple[float, float]:
     return 10 ** (low - room), 10 ** (high + room)
 
 
-def _reference_lines(axes: Axes, result: RunResult, low: float) -> None:
+def _reference_lines(axes: Axes, result: RunResult, low: float, dots: Sequence[Dot]) -> list[Box]:
+    """The lines that dots are held against, each with its name where no dot lies; the boxes of these names."""
+    named: list[Box] = []
     lines = [
         (1.0, "ink", "-", "teacher"),
         (result.retain, "accent", (0, (4, 3)), f"{words.percent(result.retain)} asked for"),
@@ -133,10 +138,26 @@ def _reference_lines(axes: Axes, result: RunResult, low: float) -> None:
         axes.axhline(value, color=C[colour], linewidth=1.0, linestyle=dashes, zorder=1)
         apart = axes.transData.transform((1, 1.0))[1] - axes.transData.transform((1, value))[1]
         under = 0 < apart < canvas.SMALL + 8  # no room for the name between this line and the teacher's
+        box = _beside_dots(axes, value, text, dots, under)
+        named.append(box)
         axes.annotate(
-            text, (0.0, value), xycoords=("axes fraction", "data"), xytext=(4, -3 if under else 3), textcoords="offset points",
-            ha="left", va="top" if under else "bottom", fontsize=canvas.SMALL, color=C[colour], zorder=5,
+            text, (0.0, value), xycoords=("axes fraction", "data"), xytext=(box[0] - axes.bbox.x0, -3 if under else 3),
+            textcoords="offset points", ha="left", va="top" if under else "bottom", fontsize=canvas.SMALL, color=C[colour], zorder=5,
         )  # fmt: skip
+    return named
+
+
+def _beside_dots(axes: Axes, value: float, text: str, dots: Sequence[Dot], under: bool) -> Box:
+    """Where the name of the line at `value` covers no dot, as far left as may be; at the left end where dots are everywhere."""
+    y, width, high = float(axes.transData.transform((1, value))[1]), 0.56 * canvas.SMALL * len(text), canvas.SMALL + 3
+    low = y - 3 - high if under else y + 3
+    centres = [axes.transData.transform((d.x, d.y)) for d in dots]
+    first = axes.bbox.x0 + 4
+    for left in np.arange(first, axes.bbox.x1 - width, 8):
+        box = (float(left), low, float(left) + width, low + high)
+        if not any(_overlap(box, (x - 7, y - 7, x + 7, y + 7)) for x, y in centres):
+            return box
+    return (first, low, first + width, low + high)
 
 
 def _note(axes: Axes, x: float, y: float, text: str, align: str) -> None:
@@ -177,40 +198,43 @@ def _marker_legend(axes: Axes, targets: Sequence[str]) -> None:
         right -= 16 / axes.bbox.width
 
 
-def _place_labels(axes: Axes, dots: Sequence[Dot]) -> None:
-    """Each label at the first of several places near its dot where it covers nothing; with a thin leader when far.
-
-    Where there is none it may cover whiskers: a name that is missing is worse than a line that is crossed.
-    """
+def _place_labels(axes: Axes, dots: Sequence[Dot], named: Sequence[Box], retain: float) -> None:
+    """Each label at the place near its dot that covers no dot and no other label, with the fewest lines through it and the
+    shortest way; with a thin leader where that is far. Where all is taken the nearest place must do: a name that is
+    missing is worse than one that is covered."""
     centres = [axes.transData.transform((d.x, d.y)) for d in dots]
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres]
+    taken = [*named, *((x - 6, y - 6, x + 6, y + 6) for x, y in centres)]
     whiskers = [
         (x - 1, float(axes.transData.transform((dot.x, dot.low))[1]), x + 1, y)
         for dot, (x, y) in zip(dots, centres, strict=True)
         if math.isfinite(dot.low)
     ]
-    frame = axes.bbox.extents
+    left, bottom, right, top = axes.bbox.extents
+    levels = [float(axes.transData.transform((1, value))[1]) for value in (1.0, retain)]
+    lines = [(left, y - 1, right, y + 1) for y in levels]
     for dot, (x, y) in zip(dots, centres, strict=True):
         width, height = 0.56 * canvas.NORMAL * len(dot.label), canvas.NORMAL
-        boxes = [
-            ((x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2), dx, dy)
-            for dx, dy in _offsets(width)
-        ]
-        inside = [b for b in boxes if b[0][0] > frame[0] and b[0][2] < frame[2] and b[0][1] > frame[1] and b[0][3] < frame[3]]  # fmt: skip
-        free = [b for b in inside if not any(_overlap(b[0], other) for other in taken)]
-        clear = [b for b in free if not any(_overlap(b[0], other) for other in whiskers)]
-        for box, dx, dy in (clear or free)[:1]:
+        found: list[tuple[float, Box, float, float]] = []
+        for dx, dy in _offsets(width):
+            box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
+            if left < box[0] and box[2] < right and bottom < box[1] and box[3] < top + HEADROOM:
+                covered = sum(_overlap(box, other) for other in taken)
+                crossed = sum(_overlap(box, w) for w in whiskers) + 4 * sum(_overlap(box, line) for line in lines)
+                found.append((1e6 * covered + 40 * crossed + math.hypot(dx, 1.5 * dy), box, dx, dy))
+        if found:
+            _, box, dx, dy = min(found)
             taken.append(box)
-            _label(axes, dot, dx, dy, far=abs(dy) > 20)
+            _label(axes, dot, dx, dy, far=abs(dy) > 20 or abs(dx) > width / 2 + 20)
 
 
 def _offsets(width: float) -> list[tuple[float, float]]:
     beside = width / 2 + 11
-    near = [(0.0, 15.0), (0.0, -16.0), (beside, 0.0), (-beside, 0.0), (beside, 12.0), (-beside, 12.0)]
-    return near + [(dx, dy) for dy in (-30.0, 30.0, -46.0, 46.0, -62.0, 62.0) for dx in (0.0, 30.0, -30.0)]
+    near = [(0.0, 15.0), (0.0, -16.0)] + [(side * beside, dy) for side in (1, -1) for dy in (0.0, 15.0, -16.0)]
+    far = [sign * dy for dy in range(30, 191, 16) for sign in (1, -1)]
+    return near + [(float(dx), float(dy)) for dy in (15, -16, *far) for dx in (0, 30, -30, 60, -60, 90, -90, 130, -130)]
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
@@ -218,7 +242,7 @@ def _label(axes: Axes, dot: Dot, dx: float, dy: float, far: bool) -> None:
     arrow = {"arrowstyle": "-", "color": C["line"], "linewidth": 1.0, "shrinkB": 5} if far else None
     axes.annotate(
         dot.label, (dot.x, dot.y), xytext=(dx, dy), textcoords="offset points", ha="center", va="center",
-        fontsize=canvas.NORMAL, color=C["ink"], arrowprops=arrow, zorder=4,
+        fontsize=canvas.NORMAL, color=C["ink"], arrowprops=arrow, zorder=4 if far else 5,  # leaders pass below the labels that need none
     )  # fmt: skip
 
 
@@ -233,7 +257,7 @@ def episode_strip(proof: Proof, key: str) -> str:
     n = min(len(student), len(teacher), len(chance))
     difference = student[:n] - proof.retain * teacher[:n] - (1 - proof.retain) * chance[:n]
     order = np.arange(1, n + 1)
-    with canvas.draw(key, 560, 190, left=58, bottom=36, top=12, right=10) as (figure, axes):
+    with canvas.draw(key, 480, 180, left=58, bottom=36, top=12, right=10) as (figure, axes):
         axes.axhline(0, color=C["ink"], linewidth=1.0, zorder=2)
         for rows, colour in ((difference >= 0, "accent"), (difference < 0, "warn")):
             _dots(axes, order[rows].astype(float), difference[rows], C[colour])

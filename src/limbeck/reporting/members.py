@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck.contracts import NO_ENVIRONMENT, NO_PLAYER, OWN, Artifact, MemberReport, Proof, RunResult
+from limbeck.contracts import OWN, Artifact, MemberReport, Proof, RunResult, confidence
 from limbeck.reporting import table, words
 
 TARGETS = {"c": "C", "onnx": "ONNX", "wasm": "WebAssembly", "python": "Python", "sb3": "SB3"}
@@ -36,18 +36,15 @@ def row(member: MemberReport, index: int, drawings: Mapping[str, str], folder: P
 
 
 def shared(result: RunResult) -> str:
-    """How a family with compressed members shares its error probability, "" for others. What the first plain member was
-    tested at says whether it does: runs of before gave each sequence all of it."""
-    made = sum(bool(member.lineage) for member in result.members)
-    first = next((m.proof for m in result.members if not m.lineage), None)
-    if not made or first is None or first.reason.startswith((NO_ENVIRONMENT, NO_PLAYER)):
+    """How a family with compressed members shares its error probability, "" for others."""
+    first, most = next((m.proof for m in result.members if not m.lineage), None), words.family_error(result)
+    if first is None or most is None:
         return ""
-    each, most = first.alpha, min((made + 1) * first.alpha, 1.0)
+    made = sum(bool(member.lineage) for member in result.members)
     split = "share" if most <= result.alpha * (1 + 1e-9) else "each have"
     return (
         f"The members that were not compressed are one sequence, {'the compressed one is another' if made == 1 else f'each of the {made} compressed ones is another'}. They {split} the error "
-        f"probability of {words.percent(result.alpha)}: the first was tested at {words.percent(each)}, and one or more claims of the "
-        f"family are false with probability at most {words.percent(most)}."
+        f"probability of {words.percent(result.alpha)}: the first was tested at {words.percent(first.alpha)}. {words.family(result)}"
     )
 
 
@@ -56,7 +53,7 @@ def _proof_facts(proof: Proof) -> list[tuple[str, str]]:
     facts = [
         ("played by", PLAYERS.get(proof.played_by, words.public(proof.played_by, 30))),
         ("kept", f"{words.percent(proof.retention)}, at least {words.percent_down(proof.retention_low)}"),
-        ("asked for", f"{words.percent(proof.retain)} at {words.percent_down(1 - proof.alpha)} confidence"),
+        ("asked for", f"{words.percent(proof.retain)} at {confidence(proof.alpha)} confidence"),
         (
             "returns",
             f"student {words.interval(*words.mean_interval(proof.student_returns))}, teacher {words.number(table.mean(proof.teacher_returns))}, random {words.number(table.mean(proof.random_returns))}",

@@ -1,7 +1,7 @@
 """What the numbers of an observation and of an action are called.
 
 Gymnasium's spaces carry no names, so those of its small environments are written down here as its documentation gives
-them (https://gymnasium.farama.org/environments); elsewhere a number is x[i], or KEY[i] of a Dict observation.
+them (https://gymnasium.farama.org/environments), with the actions that MinAtar's games tell of themselves; elsewhere a number is x[i], or KEY[i] of a Dict observation.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ _OBSERVATIONS = {
     "LunarLander": ("x", "y", "x velocity", "y velocity", "angle", "angular velocity", "left leg on ground", "right leg on ground"),
     "LunarLanderContinuous": ("x", "y", "x velocity", "y velocity", "angle", "angular velocity", "left leg on ground", "right leg on ground"),
 }  # fmt: skip
+_MINATAR = ("nothing", "left", "up", "right", "down", "fire")  # its own n, l, u, r, d, f: all of them in -v0
 _ACTIONS = {
     "CartPole": ("push left", "push right"),
     "MountainCar": ("push left", "nothing", "push right"),
     "Acrobot": ("torque −1", "torque 0", "torque +1"),
     "LunarLander": ("nothing", "left engine", "main engine", "right engine"),
+    "MinAtar/Asterix": _MINATAR[:5],
+    "MinAtar/Breakout": ("nothing", "left", "right"),
+    "MinAtar/Freeway": ("nothing", "up", "down"),
+    "MinAtar/Seaquest": _MINATAR,
+    "MinAtar/SpaceInvaders": ("nothing", "left", "right", "fire"),
 }
 
 
@@ -37,7 +43,9 @@ def known_names(task: str) -> tuple[Sequence[str], Sequence[str]]:
     >>> known_names("MountainCar-v0"), known_names("MountainCarContinuous-v0")[1]
     ((('position', 'velocity'), ('push left', 'nothing', 'push right')), ())
     """
-    return _OBSERVATIONS.get(_family(task), ()), _ACTIONS.get(_family(task), ())
+    family = _family(task)
+    every = family.startswith("MinAtar/") and family in _ACTIONS and task.endswith("-v0")
+    return _OBSERVATIONS.get(family, ()), _MINATAR if every else _ACTIONS.get(family, ())
 
 
 def observation_names(task: str, count: int) -> list[str]:

@@ -34,6 +34,8 @@ def tidy(source: str, key: str, label: str) -> str:
     root.set("role", "img")
     root.set("aria-label", label)
     root.set("class", "figure")
+    wide = float(root.get("viewBox", "0 0 0 0").split()[2])
+    root.set("style", f"--wide:{wide:g}px")  # CSS cannot read it elsewhere
     return ElementTree.tostring(root, encoding="unicode")
 
 

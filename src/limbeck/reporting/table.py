@@ -29,7 +29,7 @@ class Column:
 
 
 def print_table(result: RunResult, console: Console | None = None) -> None:
-    """The members, largest first, then what small trees and rules do, then the headline; fits consoles down to 60 columns."""
+    """The members, largest first, then what small trees and rules do, then the headline and the family's error; fits consoles down to 60 columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -52,6 +52,8 @@ def print_table(result: RunResult, console: Console | None = None) -> None:
             console.print(Text(words.public(f"{member.name}: {member.formula}", FORMULA_LIMIT)))
             console.print()
     console.print(Text(words.unbroken(words.headline(result)), style="bold"))
+    if family := words.family(result):
+        console.print(Text(words.unbroken(family)))
 
 
 def fitting(result: RunResult, width: int) -> list[Column]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from limbeck import seeding
-from limbeck.contracts import NO_ENVIRONMENT, NO_PLAYER, MemberReport, Proof, RunResult
+from limbeck.contracts import NO_ENVIRONMENT, NO_PLAYER, MemberReport, Proof, RunResult, confidence
 from limbeck.errors import printable
 
 NOTHING = "–"
@@ -28,7 +28,7 @@ def headline(result: RunResult) -> str:
         member, proof = smallest
         return (
             f"The {count(member.parameters)}-number student {public(member.name, 60)} {claim(proof.retain, 'keeps', 'is')} "
-            f"on {task}: proved with {percent_down(1 - proof.alpha)} confidence over {plural(proof.episodes, 'episode')}."
+            f"on {task}: proved with {confidence(proof.alpha)} confidence over {plural(proof.episodes, 'episode')}."
         )
     if best := closest(result):
         member, proof = best
@@ -60,6 +60,24 @@ def claim(retain: float, keeps: str = "keeps", is_: str = "is") -> str:
         return f"{keeps} at least {percent(retain)} of the teacher"
     gain = f" by at least {percent(retain - 1)} of its gain over random play" if retain > 1 else ""
     return f"{is_} better than the teacher{gain}"
+
+
+def family(result: RunResult) -> str:
+    """The error probability of all claims of a family with compressed members together, "" for others."""
+    most = family_error(result)
+    if most is None:
+        return ""
+    return f"One or more claims of the family are false with probability at most {percent_up(most)}."
+
+
+def family_error(result: RunResult) -> float | None:
+    """Its bound; None without compressed members, or where nothing was tested. Results that were written without it
+    tell it by what their first plain member was tested at: runs of before gave each sequence all of alpha."""
+    made = sum(bool(member.lineage) for member in result.members)
+    first = next((m.proof for m in result.members if not m.lineage), None)
+    if not made or first is None or first.reason.startswith((NO_ENVIRONMENT, NO_PLAYER)):
+        return None
+    return result.family if result.family is not None else min((made + 1) * first.alpha, 1.0)
 
 
 def smallest_proved(result: RunResult) -> tuple[MemberReport, Proof] | None:
@@ -134,6 +152,15 @@ def percent_down(share: float) -> str:
     '94.9 %'
     """
     return percent(math.floor(1000 * share + 1e-9) / 1000) if math.isfinite(share) else NOTHING
+
+
+def percent_up(share: float) -> str:
+    """A bound of an error: rounded up.
+
+    >>> percent_up(0.05), percent_up(0.1501), percent_up(3 * 0.05)
+    ('5 %', '15.1 %', '15 %')
+    """
+    return percent(math.ceil(1000 * share - 1e-9) / 1000)
 
 
 def number(value: float) -> str:

@@ -40,6 +40,7 @@ from limbeck.contracts import (
     memory_of,
 )
 from limbeck.distributions import sigmoid
+from limbeck.runtimes.pictures import padded, patches, sliding
 from limbeck.runtimes.whole import nearest_level, quantise, quantised, quantised_conv, quantised_gru_step, readout
 
 BEFORE = ".linear"  # behind a layer's name: what it gives before its activation
@@ -258,36 +259,18 @@ def _chain(layers: Sequence[Layer], x: Floats) -> Floats:
 
 def _convolve(layer: Conv, x: Floats) -> Floats:
     """[B, inputs] -> [B, out height, out width, out channels], as one matrix product over all windows."""
-    (height, width), (kh, kw, channels, out) = layer.size, layer.weight.shape
-    if layer.layout == "chw":
-        image = np.ascontiguousarray(x.reshape(len(x), channels, height, width).transpose(0, 2, 3, 1))
-    else:
-        image = x.reshape(len(x), height, width, channels)
-    seen = _windows(_padded(image, layer.padding, 0.0), (kh, kw), layer.stride)  # [B, i, j, channels, kh, kw]
-    rows, columns = seen.shape[1:3]
-    patches = seen.transpose(0, 1, 2, 4, 5, 3).reshape(len(x) * rows * columns, kh * kw * channels)
-    product: Floats = patches @ layer.weight.reshape(-1, out)
+    *kernel, out = layer.weight.shape
+    seen = patches(x, layer.size, kernel, layer.stride, layer.layout, layer.padding)
+    product: Floats = seen.reshape(-1, seen.shape[-1]) @ layer.weight.reshape(-1, out)
     product += layer.bias
-    return product.reshape(len(x), rows, columns, out)
+    return product.reshape(*seen.shape[:3], out)
 
 
 def _pool(layer: Pool, x: Floats) -> Floats:
     image = x.reshape(len(x), *layer.size, layer.channels)
-    seen = _windows(_padded(image, layer.padding, np.nan), layer.window, layer.stride)
+    seen = sliding(padded(image, layer.padding, np.nan), layer.window, layer.stride)
     best = np.nanmax(seen, axis=(-2, -1)) if layer.method == "max" else np.nanmean(seen, axis=(-2, -1))
     return np.ascontiguousarray(best, np.float32).reshape(len(x), -1)
-
-
-def _padded(image: Floats, padding: tuple[int, int, int, int], value: float) -> Floats:
-    top, bottom, left, right = padding
-    if not any(padding):
-        return image
-    return np.pad(image, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=np.float32(value))
-
-
-def _windows(image: Floats, window: tuple[int, int], stride: tuple[int, int]) -> Floats:
-    seen = np.lib.stride_tricks.sliding_window_view(image, window, axis=(1, 2))
-    return seen[:, :: stride[0], :: stride[1]]
 
 
 def gru_step(layer: Gru, x: Floats, hidden: Floats) -> Floats:

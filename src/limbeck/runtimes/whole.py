@@ -10,6 +10,7 @@ import numpy as np
 
 from limbeck.contracts import LEVELS, Array, Floats, Quantise, Quantised, QuantisedConv, QuantisedGru, Readout
 from limbeck.contracts.quantised import FINE, HELD, WIDEST_GATE, gate_levels, tanh_levels
+from limbeck.runtimes.pictures import patches
 
 
 def quantise(layer: Quantise, x: Floats) -> Floats:
@@ -28,14 +29,8 @@ def quantised(layer: Quantised, x: Floats) -> Floats:
 
 def quantised_conv(layer: QuantisedConv, x: Floats) -> Floats:
     """Levels [B, height width channels] of levels [B, inputs]."""
-    (height, width), (down, across), (kh, kw, channels, out) = layer.size, layer.stride, layer.weight.shape
-    if layer.layout == "chw":
-        image = x.reshape(len(x), channels, height, width).transpose(0, 2, 3, 1)
-    else:
-        image = x.reshape(len(x), height, width, channels)
-    seen = np.lib.stride_tricks.sliding_window_view(image, (kh, kw), axis=(1, 2))[:, ::down, ::across]
-    patches = seen.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kh * kw * channels)
-    total = patches @ layer.weight.reshape(-1, out) + layer.bias
+    *kernel, out = layer.weight.shape
+    total = patches(x, layer.size, kernel, layer.stride, layer.layout) @ layer.weight.reshape(-1, out) + layer.bias
     return _activated(layer.activation, rescaled(total, layer.multiplier, layer.shift)).reshape(len(x), -1)
 
 

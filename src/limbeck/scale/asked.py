@@ -38,7 +38,9 @@ def settings_from(flags: Mapping[str, Any], options: Sequence[str]) -> tuple[Sea
         if not equals or key not in fields:
             raise unknown("search option", key, fields)
         several = str(fields[key].type).startswith("tuple")
-        values[key] = tuple(v for v in text.split(",") if v) if several else (None if text == "none" else text)
+        values[key] = (
+            tuple(v.strip() for v in text.split(",") if v.strip()) if several else (None if text == "none" else text)
+        )
     if empty := [key for key, value in values.items() if value == ()]:
         raise InputError(f"{empty[0]} is empty, allowed one value or more. Leave it out for its default.")
     if isinstance(values.get("max_latency"), str):

@@ -21,6 +21,7 @@ from limbeck.errors import StorageError, printable
 from limbeck.reporting.reading import build
 from limbeck.runs import Run
 from limbeck.scale.space import Method, Space
+from limbeck.settings import Recipe
 from limbeck.stages import blindness, choosing, learn
 from limbeck.stages.choosing import Chosen
 from limbeck.stages.scene import Scene
@@ -278,9 +279,14 @@ def total(bills: Sequence[Bill]) -> Bill:
 
 def steps_expected(here: Scene, plan: Pass, rungs: Sequence[int], keep: float) -> int:
     """Environment steps of a pass by its plan, its students' episodes taken as long as the teacher's; polish apart."""
-    recipe, members, steps = here.run.recipe, len(plan.candidates), 0.0
+    return steps_of(here.run.recipe, len(plan.candidates), here.teacher_steps, rungs, keep)
+
+
+def steps_of(recipe: Recipe, members: int, episode_steps: float, rungs: Sequence[int], keep: float) -> int:
+    """The same of so many candidates with episodes of a given length; of length 1 the least that a pass can take."""
+    steps = 0.0
     for rung, rounds in enumerate(rungs):
         episodes = recipe.race.final_episodes if rung == len(rungs) - 1 else recipe.race.episodes
-        steps += rounds * recipe.collect.steps + members * episodes * here.teacher_steps
+        steps += rounds * recipe.collect.steps + members * episodes * episode_steps
         members = max(1, math.ceil(keep * members))
     return int(np.ceil(steps))

@@ -62,6 +62,7 @@ def _load(values: Mapping[str, Any], options: Sequence[str], asked: SearchSettin
         recipe, teacher_sha256=identity.of_teacher(teacher), data_sha256=identity_of_data(recipe, task, teacher)
     )
     found = space_of(recipe, task, teacher, asked)
+    study.refuse_before_play(found)
     for line in found.left_out:
         tell("search", f"left out, {line}")
     return found

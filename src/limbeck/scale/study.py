@@ -67,6 +67,9 @@ def open_study(folder: Path, found: Space, tell: runs.Tell) -> Study:
         if (folder / SEARCH).exists():
             _refuse_other(folder, wanted)
         new = not (folder / SEARCH).exists()
+        task = identity.of_task(found.task)
+        if (folder / TEACHER).exists():  # of a search that ended early: another's is refused before a data base is made
+            runs.open_run(folder / TEACHER, found.recipe, lambda stage, text: None, task)
         book = Book(
             folder, found.settings.storage, found.settings.sampler, found.settings.population, found.recipe.seed
         )
@@ -76,8 +79,7 @@ def open_study(folder: Path, found: Space, tell: runs.Tell) -> Study:
             raise StorageError(
                 f"the study in {printable(found.settings.storage)} is not the one of {folder}. Choose another --storage or --out."
             )
-        run = runs.open_run(folder / TEACHER, found.recipe, tell, identity.of_task(found.task))
-        here = scene.verify(run, found.task, found.teacher)
+        here = scene.verify(runs.open_run(folder / TEACHER, found.recipe, tell, task), found.task, found.teacher)
         _refuse_budgets(found, here, folder)
         if new:
             storage.write_json(folder / SEARCH, wanted)
@@ -264,7 +266,6 @@ def _seconds(found: Space, folder: Path, spec: str, method: space.Method) -> flo
 def _refuse_budgets(found: Space, here: Scene, folder: Path) -> None:
     settings, method = found.settings, next(space.corners(found))
     if settings.max_latency is not None:
-        speed.refuse_without_compiler()
         spec = min(found.sizes(method).values(), key=lambda pair: (pair[1], pair[0]))[0]
         taken = _seconds(found, folder, spec, method)
         if taken > settings.max_latency:
@@ -272,12 +273,25 @@ def _refuse_budgets(found: Space, here: Scene, folder: Path) -> None:
                 f"no student of the search is as fast as {1e6 * settings.max_latency:g} us; the smallest, {spec}, takes {1e6 * taken:.3g} us here. Allow more with --max-latency."
             )
     if settings.env_steps is not None:
-        one = Pass(0, method, (Candidate(0, "linear", 0),) * min(settings.population, settings.trials))
-        needed = passes.steps_expected(here, one, settings.rungs, settings.keep)
-        if needed > settings.env_steps:
-            raise InputError(
-                f"env_steps = {settings.env_steps:,} is less than one pass takes, about {needed:,}. Allow that many, or make passes smaller with search.population, search.rungs or collect.steps."
-            )
+        _refuse_few_steps(found, "about", here.teacher_steps)
+
+
+def refuse_before_play(found: Space) -> None:
+    """The budgets that no teacher has to be played for, told before a folder is made."""
+    if found.settings.max_latency is not None:
+        speed.refuse_without_compiler()
+    if found.settings.env_steps is not None:
+        _refuse_few_steps(found, "at least", 1.0)
+
+
+def _refuse_few_steps(found: Space, how: str, episode_steps: float) -> None:
+    settings = found.settings
+    members = min(settings.population, settings.trials)
+    needed = passes.steps_of(found.recipe, members, episode_steps, settings.rungs, settings.keep)
+    if settings.env_steps is not None and needed > settings.env_steps:
+        raise InputError(
+            f"env_steps = {settings.env_steps:,} is less than one pass takes, {how} {needed:,}. Allow that many, or make passes smaller with search.population, search.rungs or collect.steps."
+        )
 
 
 def _identity(found: Space) -> dict[str, Any]:

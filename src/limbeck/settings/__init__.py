@@ -170,11 +170,16 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
     {'env': 'CartPole-v1', 'collect': {'slots': '8'}}
     >>> with_options({}, ["compress=[prune: 0.5, quantise: int4]", "race.rounds=2,4"])
     {'compress': ({'prune': 0.5}, {'quantise': 'int4'}), 'race': {'rounds': ('2', '4')}}
+    >>> with_options({}, ["task.kwargs={max_episode_steps: 300}"])
+    {'task': {'kwargs': {'max_episode_steps': 300}}}
     """
     merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for option in options:
         path, equals, value = option.partition("=")
         parts = path.split(".")
+        table = equals and _is_table(parts[:2])
+        if table and len(parts) > 2:
+            raise _no_table(".".join(parts[:2]), f"{{{'.'.join(parts[2:])}: {value}}}", option)
         if not equals or len(parts) > 2:
             raise InputError(
                 f"option {printable(option)!r} is not understood. Allowed: KEY=VALUE or STAGE.KEY=VALUE, for example collect.slots=8."
@@ -182,6 +187,8 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
         if len(parts) == 2 and parts[0] not in _stages():
             raise unknown("stage", parts[0], _stages())
         parsed: Any = _several(path, value) if _is_tuple(parts) else (None if value.lower() == "none" else value)
+        if table:
+            parsed = _table(path, value)
         if len(parts) == 1:
             merged[path] = parsed
         else:
@@ -193,16 +200,47 @@ def with_options(values: Mapping[str, Any], options: Sequence[str]) -> dict[str,
 def _several(path: str, text: str) -> tuple[Any, ...]:
     """A,B or, as a recipe has it, [A, B]."""
     if not text.strip().startswith("["):
-        return tuple(v for v in text.split(",") if v)
-    import yaml
-
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        values = None
+        return tuple(v.strip() for v in text.split(",") if v.strip())
+    values = _yaml(text)
     if not isinstance(values, list):
         raise InputError(f"option {path}={printable(text)} is no list. Allowed: A,B or, as in a recipe, [A, B].")
     return tuple(values)
+
+
+def _table(path: str, text: str) -> dict[str, Any]:
+    """{KEY: VALUE}, as a recipe or JSON has it."""
+    values = _yaml(text)
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise _no_table(path, "{max_episode_steps: 300}", f"{path}={text}")
+    return values
+
+
+def _no_table(path: str, example: str, option: str) -> InputError:
+    return InputError(
+        f"option {printable(option)} is no table. Allowed: a table as in a recipe or JSON, in quotes: '{path}={printable(example)}'."
+    )
+
+
+def _yaml(text: str) -> Any:
+    """The value of a piece of a recipe; None for what is none."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+def _is_table(parts: list[str]) -> bool:
+    return len(parts) == 2 and str(_field_types(parts).get(parts[1], "")).startswith("dict")
+
+
+def _field_types(parts: list[str]) -> dict[str, Any]:
+    """Of the stage, or of the recipe, that a dotted name lies in."""
+    owner: Any = Recipe
+    if len(parts) == 2:
+        owner = next((type(f.default) for f in dataclasses.fields(Recipe) if f.name == parts[0]), Recipe)
+    return {f.name: f.type for f in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
 
 
 def _stages() -> list[str]:
@@ -210,10 +248,7 @@ def _stages() -> list[str]:
 
 
 def _is_tuple(parts: list[str]) -> bool:
-    owner: Any = Recipe
-    if len(parts) == 2:
-        owner = next((type(f.default) for f in dataclasses.fields(Recipe) if f.name == parts[0]), Recipe)
-    return any(f.name == parts[-1] and str(f.type).startswith("tuple") for f in dataclasses.fields(owner))
+    return str(_field_types(parts).get(parts[-1], "")).startswith("tuple")
 
 
 def _refuse_unknown(values: Mapping[str, Any], owner: type, prefix: str) -> None:

@@ -143,9 +143,7 @@ class PolishSettings:
 class CompressionSettings:
     """Of the steps of `compress`."""
 
-    members: tuple[
-        str, ...
-    ] = ()  # names, such as mlp-64x64-s0, that are compressed; (): all chosen ones that can
+    members: tuple[str, ...] = ()  # names, such as mlp-64x64-s0, that are compressed; (): all chosen ones that can
     gradient_steps: int = 1600  # of imitation on the stored rows after each step
     learning_rate: float = 3e-3  # at a step's beginning; cosine to a hundredth of it
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from limbeck import imitation, runs, storage
+from limbeck import runs, storage
 from limbeck.contracts import Floats, Task, Teacher
 from limbeck.dataset import open_dataset
 from limbeck.errors import InputError, nearest, printable
 from limbeck.imitation import Table
 from limbeck.runs import Run
 from limbeck.settings import Recipe
-from limbeck.stages import choosing, driving, learn, rollouts
+from limbeck.stages import choosing, driving, finetuning, learn, rollouts
 from limbeck.stages.choosing import Chosen
 from limbeck.stages.scene import Progress, Scene
 from limbeck.stages.views import port_of
@@ -33,6 +33,7 @@ from limbeck.students import inheritance
 from limbeck.students.family import Family
 from limbeck.students.grammar import (
     MAX_NAME,
+    MIXED,
     PRECISIONS,
     WHOLE_ACTIVATIONS,
     WHOLE_KINDS,
@@ -44,9 +45,8 @@ from limbeck.students.stack import Stack
 
 STEPS = ("prune", "low_rank", "quantise")
 EXAMPLE = "compress: [prune: 0.5, quantise: int4]"
+NARROWING = ("int8", "mixed4", "int4", "mixed2", "int2", "ternary")  # widths of weights, from wide to narrow
 STATES = 4096  # collected rows, at most, on which neurons are ranked and layers refitted
-SETTLED = 0.01  # share of the learning rate that a step ends with: weights on the border of two numbers come to rest
-PARTS = 16  # of a step's gradient steps, each at its own learning rate
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,12 @@ class Step:
         if self.kind == "quantise":
             if architecture.activation not in WHOLE_ACTIVATIONS:
                 return f"whole numbers have no {architecture.activation}, only {', '.join(WHOLE_ACTIVATIONS)}"
+            if architecture.kind == "linear" and self.width in MIXED:
+                return f"it is one layer, of which {self.width} would be int8"
             if architecture.precision == self.width:
                 return f"its weights are {self.width} already"
+            if architecture.precision and NARROWING.index(self.width) < NARROWING.index(architecture.precision):
+                return f"its weights are {architecture.precision} already, which is narrower: {' > '.join(NARROWING)}"
             return replace(plain, precision=self.width)
         if plain.kind not in ("linear", "mlp"):
             return f"it is no dense network: {plain.kind}"
@@ -159,8 +163,8 @@ def refuse(recipe: Recipe, task: Task, teacher: Teacher) -> None:
     if all(found.values()):
         raise InputError(
             f"compress: no student can take {', '.join(recipe.compress)}. {names[0]}: {found[names[0]]}. "
-            f"Allowed: {', '.join(WHOLE_KINDS)} and nested students to quantise, which comes last; prune and low_rank need linear "
-            "or mlp with a hidden layer."
+            f"Allowed: {', '.join(WHOLE_KINDS)} and nested students to quantise, which comes last; prune and low_rank need mlp "
+            "or nested."
         )
 
 
@@ -179,7 +183,8 @@ def _refusal(member: MemberSpec, steps: Sequence[Step], task: Task, port: Any) -
         try:
             Stack(after, {task.name: port})
         except InputError as error:
-            return f"{step.words}: {str(error).split('. Allowed')[0]}"
+            why = str(error).split(". Allowed")[0].removeprefix(f"student {after.spec!r}: ")
+            return f"{step.words}: {why.partition(', or use')[0].rstrip('.')}"  # another student is no step's remedy
         architecture = after
     return ""
 
@@ -247,7 +252,8 @@ def _one_step(
         for line, member in zip(lines, members, strict=True):
             after.put(member.name, _inherited(line, after.stack_of(member.name), task, family, table))
         run.tell("compress", f"{step.words}: {len(members)} members, {settings.gradient_steps} gradient steps each")
-        losses = _tuned(here, after, table, done.round + number * PARTS)
+        first, whole = done.round + number * finetuning.PARTS, step.kind == "quantise"
+        losses = finetuning.tuned(here, after, table, first, whole=whole)
         rows = {member.name: after.row(member.name) for member in members}
         runs.save_checkpoint(run.folder, stage, 0, rows, {"step": step.words})
         scores, steps = choosing.scored(here, after, "select", 0, run.recipe.race.final_episodes)
@@ -311,20 +317,3 @@ def _inherited(line: _Line, stack: Stack, task: str, family: Family, table: Tabl
     given = inheritance.material(source, port, normaliser, inputs, 1.0)
     order = inheritance.orders(given, len(stack.architecture.widths), None)
     return stack.pack(inheritance.cut(stack, task, given, order))
-
-
-def _tuned(here: Scene, family: Family, table: Table, first: int) -> dict[str, float]:
-    """Imitation on the stored rows, at a learning rate that falls; the mean losses of the last part.
-
-    `first` is a round's number that no other play or training has: minibatches are drawn by it."""
-    imitate, settings = here.run.recipe.imitate, here.run.recipe.compression
-    terms, parts = learn.terms_for(here), min(PARTS, settings.gradient_steps)
-    losses: dict[str, float] = {}
-    for part in range(parts):
-        count = settings.gradient_steps * (part + 1) // parts - settings.gradient_steps * part // parts
-        rate = imitation.cosine(settings.learning_rate, SETTLED * settings.learning_rate, part / max(parts - 1, 1))
-        pace = imitation.Pace(
-            count, imitate.batch, rate, imitate.gradient_clip, imitate.sequence, imitate.burn_in, share=1.0
-        )
-        losses = imitation.imitate(family, {here.task.name: table}, terms, pace, first + part, here.seed)
-    return losses

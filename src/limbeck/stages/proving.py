@@ -26,7 +26,9 @@ from limbeck.contracts import (
     Policy,
     Proof,
     Task,
+    confidence,
 )
+from limbeck.errors import StorageError, printable
 from limbeck.proof import Measured, ReturnCache
 from limbeck.reporting.reading import build
 from limbeck.runtimes.compiled_c import CPolicy
@@ -39,7 +41,7 @@ from limbeck.stages.scene import Scene
 from limbeck.tasks import RecordedTask
 from limbeck.teachers.demonstrations import DemonstratedPolicy
 
-SHARED = "shares_alpha"  # in the record of the bounds: the sequences of this family share alpha
+SHARED = "shares_alpha"  # in the record of the bounds, where the sequences of the family share alpha
 TOLD_EVERY = 256  # episodes of a proof between two lines of progress
 HELD_OUT = 100  # episodes on which a student is measured where nothing can be proved
 FIDELITY_EPISODES = 8  # of the student itself, on which it is held against its teacher
@@ -47,6 +49,15 @@ FIDELITY_ROWS = 256  # the same of a labelled set, whose episodes are one row ea
 
 
 # ---------------------------------------------------------------- proof
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What is fixed before the first proof of a run."""
+
+    bounds: Bounds
+    env_steps: int  # that fixing the bounds took
+    shares_alpha: bool = False  # False: one sequence alone, or a run that was begun with alpha for each
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Proved:
     notes: Mapping[str, Mapping[str, str]]  # member -> target -> whose verdict it carries
     proof_steps: int
     bound_steps: int
+    family: float | None = None  # bound of the probability that one or more claims are false; None: nothing was tested
 
 
 def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequence[Artifact]]) -> Proved:
@@ -74,15 +86,15 @@ def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequenc
         bounds, steps = proof.bounds_for(here.task, here.evaluations, settings, here.seed, here.mode)
         return {"bounds": bounds, "env_steps": steps, **({SHARED: True} if len(lines) > 1 else {})}
 
-    fixed = run.record("bounds", fix)
-    bounds = build(Bounds, fixed["bounds"], "bounds")
-    sharing = sharing_of(run.folder, {one.member.name: one.lineage for one in chosen}, settings.alpha)
-    run.tell("prove", f"returns lie in [{bounds.floor:.4g}, {bounds.ceiling:.4g}]: {bounds.source}")
+    run.record("bounds", fix)
+    fixed = read_fixed(run.folder)
+    sharing = sharing_of(fixed, {one.member.name: one.lineage for one in chosen}, settings.alpha)
+    run.tell("prove", f"returns lie in [{fixed.bounds.floor:.4g}, {fixed.bounds.ceiling:.4g}]: {fixed.bounds.source}")
     if (most := here.task.proof_episodes) is not None and most < settings.max_episodes:
         run.tell("prove", f"{here.task.name} has {most:,} test rows: no proof is longer, since a row counts once")
     proofs: dict[str, Proof] = {}
     notes: dict[str, dict[str, str]] = {}
-    latencies: dict[str, dict[str, Latency]] = {}
+    latencies: dict[str, Mapping[str, Latency]] = {}
     steps = 0
     if len(lines) > 1:
         run.tell("prove", sharing.words())
@@ -91,18 +103,33 @@ def prove(here: Scene, chosen: Sequence[Chosen], artifacts: Mapping[str, Sequenc
             name = one.member.name
             if level := sharing.level(name, lambda before: before in proofs and proofs[before].verdict == "proved"):
                 asked = replace(settings, alpha=level)
-                record = run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts[name], bounds, asked))
+                record = _tested(here, one, artifacts[name], fixed.bounds, asked)
                 proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
                 steps += record["env_steps"]
-                _tell_verdict(here, proofs[name])
-                _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
-                for target, own in record.get("others", {}).items():
-                    _write_once(run.folder / "proofs" / f"{name}.{target}.json", build(Proof, own, "proof"))
             else:
                 run.tell("prove", f"{name}: not tested, the sequence stops at the first member that is not proved")
-            timed = run.record(f"latency-{name}", partial(_latency, one, artifacts[name]))
-            latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
-    return Proved(proofs, latencies, notes, steps, fixed["env_steps"])
+            latencies[name] = _latencies(here, one, artifacts[name])
+    return Proved(proofs, latencies, notes, steps, fixed.env_steps, sharing.family)
+
+
+def _tested(
+    here: Scene, one: Chosen, artifacts: Sequence[Artifact], bounds: Bounds, settings: ProveSettings
+) -> dict[str, Any]:
+    """The record of one member's test, told and kept in files of its own."""
+    name = one.member.name
+    record = here.run.record(f"prove-{name}", partial(_prove_one, here, one, artifacts, bounds, settings))
+    found = build(Proof, record["proof"], "proof")
+    _tell_verdict(here, found)
+    _write_once(here.run.folder / "proofs" / f"{name}.json", found)
+    for target, own in record.get("others", {}).items():
+        _write_once(here.run.folder / "proofs" / f"{name}.{target}.json", build(Proof, own, "proof"))
+    return record
+
+
+def _latencies(here: Scene, one: Chosen, artifacts: Sequence[Artifact]) -> dict[str, Latency]:
+    """What a step takes, by target."""
+    timed = here.run.record(f"latency-{one.member.name}", partial(_latency, one, artifacts))
+    return {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
 
 
 def sequences(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
@@ -112,12 +139,21 @@ def sequences(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
     return [[known[name] for name in line] for line in lines]
 
 
-def sharing_of(run: Path, lineages: Mapping[str, Sequence[str]], alpha: float) -> proof.Sharing:
+def read_fixed(run: Path) -> Fixed:
+    """What a run fixed before its first proof, as its record keeps it."""
+    path = run / "records" / "bounds.json"
+    try:
+        found: Fixed = build(Fixed, storage.read_table(path), path.stem)
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"{printable(path)} is damaged: {printable(error)}. Restore it from a copy.") from error
+    return found
+
+
+def sharing_of(fixed: Fixed, lineages: Mapping[str, Sequence[str]], alpha: float) -> proof.Sharing:
     """How a run's members share alpha. A run whose bounds were fixed before levels were shared goes on as it was begun:
     its proofs that are there already had alpha each."""
     lines = proof.sequences(lineages)
-    shared = len(lines) == 1 or bool(storage.read_json(run / "records" / "bounds.json").get(SHARED, False))
-    return proof.Sharing(lines, alpha, shared)
+    return proof.Sharing(lines, alpha, len(lines) == 1 or fixed.shares_alpha)
 
 
 def unprovable(here: Scene) -> Measured | None:
@@ -139,7 +175,7 @@ def _measured(
     bounds = here.task.bounds or Bounds(-math.inf, math.inf, "none: nothing is proved")
     proofs: dict[str, Proof] = {}
     notes: dict[str, dict[str, str]] = {}
-    latencies: dict[str, dict[str, Latency]] = {}
+    latencies: dict[str, Mapping[str, Latency]] = {}
     for one in chosen:
         name = one.member.name
 
@@ -162,8 +198,7 @@ def _measured(
         proofs[name], notes[name] = build(Proof, record["proof"], "proof"), dict(record["notes"])
         run.tell("prove", f"{name}: not proved: {proofs[name].reason}")
         _write_once(run.folder / "proofs" / f"{name}.json", proofs[name])
-        timed = run.record(f"latency-{name}", partial(_latency, one, artifacts[name]))
-        latencies[name] = {k: build(Latency, v, "latency") for k, v in timed["latency"].items()}
+        latencies[name] = _latencies(here, one, artifacts[name])
     return Proved(proofs, latencies, notes, sum(p.env_steps for p in proofs.values()), 0)
 
 
@@ -243,7 +278,7 @@ def _prove_policy(here: Scene, claim: _Claim, policy: Policy, played_by: str) ->
 
 
 def _tell_verdict(here: Scene, found: Proof) -> None:
-    claim = f"{proof.claim_of(found.retain)}, {100 * (1 - found.alpha):g} % confidence"
+    claim = f"{proof.claim_of(found.retain)}, {confidence(found.alpha)} confidence"
     text = claim if found.verdict == "proved" else f"{found.verdict}: {found.reason}"
     here.run.tell(
         "prove",

@@ -173,7 +173,7 @@ def conclude(
     result = RunResult(
         here.task.name, here.teacher.info, here.evaluations, here.mode, run.recipe.prove.retain, run.recipe.prove.alpha, members, bill,
         run.identity["machine"], run.identity["versions"], f"limbeck distill {shlex.quote(str(run.folder / runs.RECIPE))} --out NEW_FOLDER",
-        (*getattr(here.task, "notes", ()), *unknown), _scores(here, chosen),
+        (*getattr(here.task, "notes", ()), *unknown), _scores(here, chosen), proved.family,
     )  # fmt: skip
     if not (run.folder / runs.RESULT).exists():
         storage.write_json(run.folder / runs.RESULT, result)

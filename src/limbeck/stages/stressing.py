@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from limbeck import seeding, storage
-from limbeck.contracts import Artifact, MemberReport, Mode, Policy, Stressed, Task
+from limbeck.contracts import Artifact, MemberReport, Mode, Policy, Spec, Stressed, Task
 from limbeck.errors import InputError, StorageError, printable
-from limbeck.proof.disturbances import DISTURBANCES, check, obstacle
-from limbeck.proof.robustness import Ground, Pair, cases, ground, kept, stressed
+from limbeck.proof.disturbances import DISTURBANCES, check, obstacle, unit
+from limbeck.proof.robustness import Ground, Pair, cases, ground, kept, level_of, stressed
 from limbeck.reporting.reading import build
 from limbeck.runs import Tell
 from limbeck.settings import Recipe
@@ -43,10 +43,10 @@ class Kept:
         own = 0 if self.base is None else self.base.row.env_steps
         return self.replaced + own + sum(row.env_steps for row in self.rows.values())
 
-    def lacks(self, case: Case) -> bool:
+    def lacks(self, case: Case, spec: Spec) -> bool:
         """Whether a row has to be played: there is none, or it is of an attack or unit that is no longer this one's."""
         row = self.rows.get(case)
-        return row is None or row.unit != DISTURBANCES[case[0]].unit
+        return row is None or row.unit != unit(case[0], spec)
 
 
 def refuse(recipe: Recipe, task: Task, teacher: Policy) -> None:
@@ -94,8 +94,7 @@ def stress(
         claims = claims_of(here.run.folder, name, str(here.run.recipe.teacher_sha256), here.mode)
         path = path_of(here.run.folder, name, settings.episodes, here.seed)
         rows, _ = suite(pair, settings.disturbances, path, claims, here.run.tell)
-        settle(path, claims)
-        return {"stressed": rows, "stress_steps": sum(row.env_steps for row in rows)}
+        return {"stressed": rows, "stress_steps": settle(path, claims)}  # also what a killed call had settled
 
     record = here.run.record(f"stress-{name}", compute)
     return {name: [build(Stressed, row, "stressed") for row in record["stressed"]]}
@@ -139,7 +138,7 @@ def suite(
         _write(path, claims, known)
     _tell(tell, known.base.row)
     for case in wanted:
-        if known.lacks(case):
+        if known.lacks(case, pair.task.spec):
             (row,) = stressed(pair, known.base, [case])
             known.replaced += known.rows[case].env_steps if case in known.rows else 0
             known.rows[case] = row
@@ -148,16 +147,16 @@ def suite(
     return [known.base.row, *(known.rows[case] for case in wanted)], known.steps - known.billed
 
 
-def settle(path: Path, claims: Mapping[str, str]) -> None:
-    """Everything that is kept in `path` is on the bill."""
-    known = read_rows(path, claims)
-    if known is not None:
-        known.billed = known.steps
-        _write(path, claims, known)
+def settle(path: Path, claims: Mapping[str, str]) -> int:
+    """Everything that is kept in `path` is on the bill; how many environment steps that is, replaced rows included."""
+    known = read_rows(path, claims) or Kept()
+    known.billed = known.steps
+    _write(path, claims, known)
+    return known.billed
 
 
 def _tell(tell: Tell, row: Stressed) -> None:
-    what = "undisturbed" if row.disturbance == "none" else f"{row.disturbance} {row.level:g} {row.unit}"
+    what = "undisturbed" if row.disturbance == "none" else f"{row.disturbance} {level_of(row)}"
     tell("stress", f"{what}: teacher {row.teacher:.4g}, student {row.student:.4g}, keeps {kept(row)}")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck import blueprints, exporters, spaces, tasks
-from limbeck.contracts import Array, Blueprint, Policy
+from limbeck.contracts import Array, Blueprint, Policy, PolicyOutput
 from limbeck.errors import InputError, printable
 from limbeck.exporters import contract, replaying
 from limbeck.runtimes import firmware, onnx_session, rivals
@@ -131,20 +131,27 @@ def _step(policy: Policy, golden: replaying.Golden, flat: Array) -> Step:
     if isinstance(policy, CPolicy):
         rows = list(flat)
         return lambda: policy.step(rows[turn()])
-    direct = getattr(policy, "on_flat", None)
+    call, given = _calls(policy, golden, flat)
     state, first = [policy.initial_state(1)], np.zeros(1, bool)
     state[0] = policy(tasks.take_rows(golden.obs, slice(0, 1)), state[0], np.ones(1, bool)).state
-    given: list[Any] = (
-        [flat[i : i + 1] for i in range(len(flat))]
-        if direct
-        else [tasks.take_rows(golden.obs, slice(i, i + 1)) for i in range(len(flat))]
-    )
-    call = direct or policy
 
     def step() -> None:
         state[0] = call(given[turn()], state[0], first).state
 
     return step
+
+
+def _calls(policy: Policy, golden: replaying.Golden, flat: Array) -> tuple[Callable[..., PolicyOutput], list[Any]]:
+    """(what is called with an observation, a state and where episodes begin; the observations, one row each)."""
+    rows: list[Any] = [tasks.take_rows(golden.obs, slice(i, i + 1)) for i in range(len(flat))]
+    if isinstance(policy, NumpyPolicy):  # its flat rows are those behind the view, the mask beside them
+        space, view, on_flat = policy.spec.observation_space, policy.blueprint.view, policy.on_flat
+        if view.mask is None:
+            return on_flat, [spaces.flatten(row, space, view) for row in rows]
+        pairs = [(spaces.flatten(row, space, view), spaces.mask_of(row, view)) for row in rows]
+        return lambda pair, state, first: on_flat(pair[0], state, first, pair[1]), pairs
+    direct = getattr(policy, "on_flat", None)
+    return (policy, rows) if direct is None else (direct, [flat[i : i + 1] for i in range(len(flat))])
 
 
 def _turns(count: int) -> Callable[[], int]:

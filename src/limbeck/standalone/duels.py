@@ -11,14 +11,13 @@ from limbeck import blueprints, exporters, identity, proof, recipes, settings, s
 from limbeck.assets import bundled
 from limbeck.contracts import Bounds, Evaluation, Mode, Policy, Proof, RunResult, Task, Teacher
 from limbeck.errors import InputError, StorageError, printable, unknown
-from limbeck.reporting.reading import build
 from limbeck.runs import RECIPE, RESULT, Tell
 from limbeck.runtimes.firmware import BOARDS
 from limbeck.settings import ProveSettings, Recipe
 from limbeck.stages import proving
 from limbeck.stages.opening import open_task, open_teacher
 from limbeck.standalone.folders import finished
-from limbeck.teachers import verification
+from limbeck.teachers import stated, verification
 
 PROOF = Path("proof.json")  # where a proof that belongs to no run is kept
 FOR_FILES = (  # keys whose options say something about a proof of two files
@@ -76,7 +75,9 @@ class Duel:
     returns: Path  # of the cache of teacher and random returns
     claims: Mapping[str, str]  # what a stored proof must agree with to be continued
     run: Path | None = None  # the run that the member belongs to
-    own: bool = False  # the claim that the run itself makes: same retention, level, seed, and place in the sequence
+    own: bool = False  # goes into the run as its own claim: same retention, level, seed, and place in the sequence
+    sharing: proof.Sharing | None = None  # of a run's members: how they share alpha
+    told: str = ""  # before it is played: the level, where it is less than the family's
     file: str = ""  # of an artefact folder: what plays, "onnx/policy.onnx"
 
 
@@ -130,11 +131,27 @@ def student_of(source: str, task: Task, target: str | None = None) -> tuple[Poli
     """(policy, who plays it, its name, its digest): an artefact folder plays itself, a file is loaded like a teacher."""
     folder = Path(source)
     if folder.is_dir():
+        _refuse_another_task(folder, task)
         policy, played_by = _player(folder, target)
         return policy, played_by, folder.resolve().name, storage.sha256(folder / storage.MANIFEST)
     loaded = teachers.load(bundled(source), task.spec)
     name = folder.stem if folder.is_file() else source
     return loaded.policy, "numpy", name, identity.of_teacher(loaded)
+
+
+def _refuse_another_task(folder: Path, task: Task) -> None:
+    """Refuse an artefact that was made for other observations or actions, before anybody plays; bounds of observations
+    may differ, as those of teachers may."""
+    made = exporters.contract.intact(folder).spec
+    mine, other = stated.shape_of(made.observation_space), stated.shape_of(task.spec.observation_space)
+    problems = [f"observations: artefact {mine}, task {other}"] * (mine != other)
+    wrong = stated.action_problems(made.action_space, task.spec.action_space)
+    problems += [one.replace("teacher", "artefact", 1) for one in wrong]
+    if problems:
+        raise InputError(
+            f"{printable(folder)} was made for {printable(made.name)} and does not fit {printable(task.name)}: "
+            f"{printable('; '.join(problems), 400)}. Name its own environment, with a teacher of that, or give another student."
+        )
 
 
 def _player(folder: Path, target: str | None) -> tuple[Policy, str]:
@@ -176,7 +193,8 @@ def _claims(student: str, teacher: str, task: Task, mode: Mode, seed: int) -> di
 
 
 def from_run(student: str, env: str | None, asked: Asked) -> Duel:
-    """RUN:MEMBER: the run's teacher, task and bounds; its own claim continues its own proof, another stands alone."""
+    """RUN:MEMBER: the run's teacher, task and bounds; its own claim continues its own proof, another stands alone.
+    With --out the own claim keeps its level, and stands alone all the same."""
     folder, name = _run_and_member(student)
     _refuse_for_runs(env, asked)
     result, stored = finished(folder), recipes.read(folder / RECIPE)
@@ -188,15 +206,17 @@ def from_run(student: str, env: str | None, asked: Asked) -> Duel:
     task, teacher = _task_and_teacher(folder, ran)
     here = [replace(a, folder=folder / a.folder) for m in result.members if m.name == name for a in m.artifacts]
     (played_by, policy), *_ = proving.players(blueprints.load(policy_file)[0], here).items()
-    bounds = build(Bounds, storage.read_json(folder / "records" / "bounds.json")["bounds"], "bounds")
-    level = _own_level(folder, result, ran, recipe, name) if asked.out is None else 0.0
-    own = level > 0
-    if own:
+    fixed = proving.read_fixed(folder)
+    sharing = proving.sharing_of(fixed, {one.name: one.lineage for one in result.members}, ran.prove.alpha)
+    level = _own_level(sharing, result, ran, recipe, name)
+    told = f"the run's own claim: level {level:.3g} of the family's {sharing.alpha:g}" * (0 < level < sharing.alpha)
+    if level:
         recipe = replace(recipe, prove=replace(recipe.prove, alpha=level))
+    own = level > 0 and asked.out is None
     claims = _claims(storage.sha256(policy_file), str(ran.teacher_sha256), task, result.mode, recipe.seed)
     path = asked.out or folder / "proofs" / _file_name(name, recipe, own)
-    return Duel(policy, played_by, name, teacher, task, result.mode, result.evaluations, bounds, recipe.prove, recipe.seed, path,
-                folder / "proofs" / "returns.json", claims, folder, own)  # fmt: skip
+    return Duel(policy, played_by, name, teacher, task, result.mode, result.evaluations, fixed.bounds, recipe.prove, recipe.seed, path,
+                folder / "proofs" / "returns.json", claims, folder, own, sharing, told)  # fmt: skip
 
 
 def _refuse_unprovable(folder: Path, ran: Recipe, policy_file: Path) -> None:
@@ -246,13 +266,12 @@ def _task_and_teacher(folder: Path, ran: Recipe) -> tuple[Task, Teacher]:
     return task, teacher
 
 
-def _own_level(folder: Path, result: RunResult, ran: Recipe, recipe: Recipe, name: str) -> float:
+def _own_level(sharing: proof.Sharing, result: RunResult, ran: Recipe, recipe: Recipe, name: str) -> float:
     """The error probability of the run's own claim; 0 where this is none: its retention, alpha or seed is another, or
     the sequence stopped before it. A proof that was begun keeps the level that it was begun with."""
     if (recipe.prove.retain, recipe.prove.alpha, recipe.seed) != (ran.prove.retain, ran.prove.alpha, ran.seed):
         return 0.0
     proofs = {member.name: member.proof for member in result.members}
-    sharing = proving.sharing_of(folder, {one.name: one.lineage for one in result.members}, ran.prove.alpha)
     begun, level = proofs[name], sharing.level(name, lambda one: _proved(proofs[one]))
     return begun.alpha if level and begun is not None else level
 

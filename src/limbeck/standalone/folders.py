@@ -7,7 +7,7 @@ from pathlib import Path
 
 from limbeck import recipes, reporting, settings, spaces, storage, tasks
 from limbeck.contracts import RunResult, Spec, Task
-from limbeck.errors import InputError, printable
+from limbeck.errors import InputError, StorageError, printable
 from limbeck.reporting import trackers
 from limbeck.runs import RECIPE, RESULT, Tell
 from limbeck.stages.opening import open_task
@@ -29,7 +29,7 @@ def artifacts(folder: Path) -> tuple[list[Path], bool]:
 
 
 def _check_run(run: Path) -> None:
-    """Raise InputError where a file of the run is no longer what its manifest says."""
+    """Raise StorageError where a file of the run is no longer what its manifest says, InputError where it lists too few."""
     if not (run / storage.MANIFEST).is_file():
         raise InputError(
             f"{printable(run)} has no {storage.MANIFEST}: the run did not finish. Run its command again, then check it."
@@ -41,7 +41,7 @@ def _check_run(run: Path) -> None:
         )
     changed = storage.check_manifest(run)
     if changed:
-        raise InputError(
+        raise StorageError(
             f"{printable(run)}: {', '.join(map(printable, changed))} is no longer what the run wrote. Restore it, or run its command again elsewhere."
         )
 
@@ -80,7 +80,7 @@ def check_spaces(spec: Spec, task: Task) -> None:
         ours, theirs = (getattr(one, what) for one in (spec, task.spec))
         if spaces.to_json(ours) != spaces.to_json(theirs):
             raise InputError(
-                f"the policy's {what.replace('_', ' ')} is {ours}, that of {task.name} {theirs}. Give the policy's own environment with --env."
+                f"the policy's {what.replace('_', ' ')} is {' '.join(str(ours).split())}, that of {task.name} {' '.join(str(theirs).split())}. Give the policy's own environment with --env."
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import shlex
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -100,11 +101,17 @@ def _contract(folder: Path, run: Path | None) -> Contract:
     """The contract of an artefact that holds the module, and whose files are what they were."""
     contract = exporters.contract.intact(folder)
     if "wasm" not in contract.targets:
-        what = "POLICY.safetensors" if run is None else f"{printable(run)} --members {printable(folder.name)}"
+        around = run_of(folder) if run is None and folder.resolve().parent.name == "artifacts" else run
+        of_run = around is not None and (around / RESULT).is_file()
+        what = f"{_quoted(around)} --members {_quoted(folder.resolve().name)}" if of_run else "POLICY.safetensors"
         raise InputError(
             f"{printable(folder)} holds {', '.join(map(printable, contract.targets))}, wasm is needed. Run: limbeck export {what} --to wasm"
         )
     return contract
+
+
+def _quoted(word: object) -> str:
+    return shlex.quote(printable(word))
 
 
 def _stepped(task: Task) -> EnvTask:

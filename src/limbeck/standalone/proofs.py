@@ -27,6 +27,8 @@ def prove(
     if teacher is not None and not plan:
         storage.probe_writable((asked.out or PROOF).parent)  # before the teacher is played
     duel = from_run(student, env, asked) if teacher is None else from_files(student, teacher, env, asked, tell)
+    if duel.told:
+        tell("prove", duel.told)
     if plan:
         return _plan(duel)
     with _held(duel):
@@ -80,8 +82,10 @@ def _stored(duel: Duel, tell: Tell) -> Proof | None:
 def _read(duel: Duel) -> Proof | None:
     if duel.path.exists():
         return _build(duel, storage.read_json(duel.path))
-    first = duel.path.parent / f"{duel.member}.json"  # the run's own proof, whose episodes count for every claim
-    if duel.run is None or duel.path.parent != duel.run / "proofs" or not first.exists():
+    if duel.run is None:
+        return None
+    first = duel.run / "proofs" / f"{duel.member}.json"  # the run's own, whose episodes count for every claim, wherever
+    if not first.exists():
         return None
     previous: Proof = build(Proof, storage.read_json(first), "proof")
     began = seeding.episode_seed(duel.seed, "proof", 0)
@@ -116,7 +120,8 @@ def _tell_run(duel: Duel, found: Proof, steps: int) -> None:
         claim = f"{found.member} {_asked(found.retain)} at alpha {found.alpha:g}, seed {duel.seed}"
         notes = [note for note in notes if not note.startswith(f"{claim}: ")]
         notes.append(f"{claim}: {found.verdict}, {found.reason}")
-    storage.write_json(duel.run / RESULT, replace(result, members=members, notes=notes, bill=bill))
+    family = result.family if duel.sharing is None else duel.sharing.family
+    storage.write_json(duel.run / RESULT, replace(result, members=members, notes=notes, bill=bill, family=family))
     reporting.write(duel.run)
     storage.write_manifest(duel.run)
 

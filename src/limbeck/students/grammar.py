@@ -8,6 +8,7 @@ conv1d:16k5s2-16k3:32      convolutions along the history, then dense 32
 mlp:64x64:r8               dense layers as products of rank 8, where that makes them smaller; also cnn:16k3:64:r8
 mlp:32x32:tanh:int4        whole numbers throughout, with weights of 4 bits; int8, int2 and ternary; also linear:int8, mlp:64x64:r8:int8,
                            gru:16:int8, cnn:8k3:32:int8, cnn:16k3:32-gru16:int8, conv1d:16k5s2:32:tanh:int4
+mlp:32x32:mixed4           int8 in the first layer, which has few weights and needs them most, int4 behind it; mixed2: int2
 nested:64x64               one set of weights for the widths 64, 32, 16, 8 and 4, each a member: nested-64x64-w16-s0
 nested:64x64:w16           that width alone
 tree:leaves=16             a decision tree of at most 16 leaves, each split reading one number; tree:depth=6 bounds the questions
@@ -26,16 +27,28 @@ from limbeck.contracts.quantised import QUANTISED_ACTIVATIONS
 from limbeck.errors import InputError, nearest, printable
 
 GROWN = ("tree", "oblique", "rule", "ternary")  # found by search in the collected rows, not by gradient steps
+MIXED = {"mixed4": "int4", "mixed2": "int2"}  # int8 in the first layer, and this width behind it
 KINDS = ("linear", "mlp", "nested", "gru", "cnn", "conv1d", *GROWN)
 MAX_WIDTH, MAX_LAYERS, MAX_SEEDS, MAX_KERNEL = 8192, 16, 256, 1024
 MAX_LEAVES, MAX_DEPTH, MAX_NUMBERS = 4096, 12, 256
 NARROWEST = 4  # of nested widths
 A_RANK, A_WIDTH = "a rank such as r8, ", "a width such as w16, "
-PRECISIONS = tuple(BITS)  # of weights in whole numbers
+PRECISIONS = (*BITS, *MIXED)  # of weights in whole numbers
 WHOLE_KINDS = ("linear", "mlp", "gru", "cnn", "conv1d")  # that there are in whole numbers
 WHOLE_ACTIVATIONS = tuple(one for one in QUANTISED_ACTIVATIONS if one != "identity")  # of hidden layers
 MAX_NAME = 200  # characters: file systems allow 255, and files are named after members
 EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, mlp:32x32:int8, gru:16:int8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
+
+
+def layer_widths(precision: str, layers: int) -> tuple[str, ...]:
+    """The width of every layer's weights, inputs first; a layer written as a product counts as two.
+
+    >>> layer_widths("mixed4", 3), layer_widths("int4", 2)
+    (('int8', 'int4', 'int4'), ('int4', 'int4'))
+    """
+    if precision in MIXED:
+        return ("int8", *[MIXED[precision]] * (layers - 1))
+    return (precision,) * layers
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Architecture:
     leaves: int = 0  # at most, of a tree; 0: bounded by its depth
     depth: int = 0  # questions on a tree's longest path, at most; 0: bounded by its leaves
     numbers: int = 0  # of a rule: weights and biases that are not zero, at most
-    precision: str = ""  # of weights in whole numbers: int8, int4, int2 or ternary; "": float32
+    precision: str = ""  # of weights in whole numbers, one of PRECISIONS; "": float32
 
     @property
     def spec(self) -> str:
@@ -157,6 +170,8 @@ def _parse_one(text: str) -> tuple[Architecture, int]:
     if kind == "linear":
         if fields:
             raise _bad(text, "linear takes no sizes")
+        if precision in MIXED:
+            raise _bad(text, f"linear is one layer, of which {precision} would be int8")
         return Architecture("linear", precision=precision), seeds
     if kind in GROWN:
         return _grown(text, kind, fields), seeds
@@ -166,7 +181,8 @@ def _parse_one(text: str) -> tuple[Architecture, int]:
         fields.remove(ranked[0])
     most = {"mlp": 2, "gru": 1}.get(kind, 3)
     if not fields or len(fields) > most:
-        raise _bad(text, f"{kind} needs its sizes" if not fields else "too many parts")
+        told = f"too many parts, of which {kind} takes no {printable(':'.join(fields[most:]))!r}"
+        raise _bad(text, told if fields else f"{kind} needs its sizes")
     if kind == "gru":
         return Architecture("gru", memory=_sizes(text, fields[0], 1)[0], precision=precision), seeds
     if kind == "nested":
@@ -188,7 +204,8 @@ def _precision(text: str, kind: str, fields: Sequence[str]) -> str:
         raise _bad(text, f"it has one width of weights, not both {found[0]} and {found[1]}")
     if found and kind not in WHOLE_KINDS:
         allowed = f"{', '.join(WHOLE_KINDS[:-1])} and {WHOLE_KINDS[-1]}"
-        raise _bad(text, f"{found[0]} is a width of weights of {allowed} students, {kind} has none")
+        later = f"; compress: [quantise: {found[0]}] makes it so later" if kind == "nested" else ""
+        raise _bad(text, f"{found[0]} is a width of weights of {allowed} students, {kind} has none{later}")
     return found[0] if found else ""
 
 

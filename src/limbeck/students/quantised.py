@@ -10,6 +10,8 @@ own; a gated memory's step has that of the same step in real numbers. Below are 
 
 Learned steps were tried: LSQ's (arXiv:1902.08153) lost on CartPole at 4 bits (offline loss .088 against .009); a learned
 factor on these closed forms gained a little at 4 bits on two tasks, helped int2 on CartPole only and hurt ternary.
+At 4 bits and below some weights go on jumping between two neighbours (Nagel et al. 2022, arXiv:2203.11086); steps of
+`compress` therefore keep the best weights and fit biases and ranges to them (`stages.finetuning`).
 After ReLU a layer's largest number is learned (PACT: Choi et al. 2018, arXiv:1805.06085); tanh and hardtanh have theirs.
 It begins at what the layer reaches, and at 2 where random weights reach less: clipped at their first numbers, cnn:8k3:32 on
 MinAtar's Breakout never left one answer for all pictures (KL .67 after 400 steps; .20 from 2 or 4 on, .24 in float).
@@ -68,10 +70,10 @@ class Link:
 
     name: str  # begins its tensors' names
     activation: str  # "": the last layer, which gives real numbers
-    width: str  # of its weights: int8, int4, int2 or ternary
     convolution: Convolution | None = None
     layout: Layout = "hwc"  # of the picture that a convolution reads
     memory: str = ""  # of a gated memory: begins the names of its tensors on what it remembers
+    width: str = ""  # of its weights: int8, int4, int2 or ternary
 
     @property
     def weights(self) -> tuple[str, ...]:

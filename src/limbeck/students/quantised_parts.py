@@ -24,7 +24,6 @@ THRESHOLD = 0.7  # of a ternary weight, times mean |w|
 GATE, NEW = 16 * FINE, TANH_STEPS * FINE  # steps of a gate's sum to 1: of reset and update, of the new value
 WHOLE_MEMORY = LEVELS * HELD  # what a memory of 1 is
 AT_ONCE = 1 << 20  # numbers of windows side by side
-TRIED = 32  # pictures on which a convolution is tried out: libraries choose another algorithm from 16 on
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def convolved(x: torch.Tensor, weight: torch.Tensor, layer: Convolution) -> torc
     One call for all members where that is exact on this machine (some libraries convolve small kernels by Winograd's
     or Fourier's products, which round), else a matrix product over the windows: slower, the same whole numbers.
     """
-    exact = _is_exact(layer, len(x), len(weight), min(x.shape[1], TRIED))
+    exact = _is_exact(layer, len(x), len(weight), x.shape[1])
     return (convolved_at_once if exact else _by_windows)(x, weight, layer)
 
 
@@ -158,11 +157,12 @@ def _by_windows(x: torch.Tensor, weight: torch.Tensor, layer: Convolution) -> to
 
 @functools.cache
 def _is_exact(layer: Convolution, shared: int, members: int, count: int) -> bool:
-    """Tried out on the largest whole numbers: which algorithm a library takes depends on shapes alone."""
+    """Tried out once for each number of pictures, on whole numbers of the whole range: which algorithm a library takes
+    depends on shapes, the number of pictures among them, and not on the numbers."""
     rng = np.random.default_rng(0)
 
     def drawn(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.integers(-LEVELS, LEVELS + 1, shape).astype(np.float32))
+        return torch.from_numpy(rng.integers(-LEVELS, LEVELS + 1, shape, np.int8).astype(np.float32))
 
     x = drawn(shared, count, math.prod(layer.size) * layer.channels)
     room = LARGEST_SUM // (LEVELS * LEVELS)  # windows of so many numbers cannot leave a sum's bits

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from limbeck.errors import InputError
 from limbeck.students import quantised
 from limbeck.students.activations import ACTIVATE
 from limbeck.students.convolution import Front, front_of
-from limbeck.students.grammar import Architecture, MemberSpec
+from limbeck.students.grammar import Architecture, MemberSpec, layer_widths
 from limbeck.students.port import Port, check_port
 from limbeck.students.weave import Weave
 
@@ -86,8 +86,10 @@ class Stack:
     @property
     def bits(self) -> int:
         """Of the stored numbers, weights and the few beside them: what makes one student larger than another."""
-        precision = self.architecture.precision
-        return self.parameters * (storage_bits(precision) if precision else 32)
+        chains = [self.chain(i) for i in range(len(self.ports))] if self.architecture.precision else []
+        links = [link for chain in chains for link in chain.links]
+        widths = {name: storage_bits(link.width) for link in links for name in link.weights}
+        return sum(size * widths.get(name, 32) for name, size in zip(self.shapes, self._sizes, strict=True))
 
     @property
     def pixels(self) -> bool:
@@ -144,18 +146,20 @@ class Stack:
 
     def chain(self, i: int) -> quantised.Chain:
         """The layers of students in whole numbers on the task number `i`."""
-        front, row, width = self._fronts[i], list(self.ports.values())[i].row, self.architecture.precision
+        front, row = self._fronts[i], list(self.ports.values())[i].row
         links = []
         for n, convolution in enumerate(() if front is None else front.layers):
             layout = "hwc" if n or front is None else front.layout
-            links.append(quantised.Link(f"stem{i}.conv{n}", convolution.activation, width, convolution, layout))
+            links.append(quantised.Link(f"stem{i}.conv{n}", convolution.activation, convolution, layout))
         for layer in range(len(self.architecture.widths)):
             name = _name(i, layer)
-            links += [quantised.Link(f"{name}.down", "identity", width)] if self.factorised(name) else []
-            links.append(quantised.Link(name, self.architecture.activation, width))
+            links += [quantised.Link(f"{name}.down", "identity")] if self.factorised(name) else []
+            links.append(quantised.Link(name, self.architecture.activation))
         if self.architecture.recurrent:
-            links.append(quantised.Link(_name(i, len(self.architecture.widths)), "tanh", width, memory="memory"))
-        links.append(quantised.Link(f"head{i}", "", width))
+            links.append(quantised.Link(_name(i, len(self.architecture.widths)), "tanh", memory="memory"))
+        links.append(quantised.Link(f"head{i}", ""))
+        widths = layer_widths(self.architecture.precision, len(links))
+        links = [replace(link, width=width) for link, width in zip(links, widths, strict=True)]
         if front is None:
             return quantised.Chain(f"inputs{i}", tuple(links), row, row)
         ranges, scale = (1, front.scale) if self.pixels else (front.layers[0].channels, 0.0)

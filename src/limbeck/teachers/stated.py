@@ -148,7 +148,7 @@ def is_image(space: gym.Space[Any]) -> bool:
 def differ(problems: list[str], task: Spec) -> InputError:
     """The one wording for a teacher made for other spaces."""
     return InputError(
-        f"the teacher does not fit {printable(task.name)}: {'; '.join(problems)}. Give the environment it was trained in with --env, wrapped as it was then."
+        f"the teacher does not fit {printable(task.name)}: {'; '.join(problems)}. Give the environment it was trained in, as ENV or with --env, wrapped as it was then."
     )
 
 

@@ -55,7 +55,7 @@ def prove(
         teacher: A policy file; not needed for RUN:MEMBER.
         env: Gymnasium id; not needed for RUN:MEMBER.
         retain: Share r of the teacher's return over random play. Default: the run's, or .95.
-        alpha: Error probability of the claim. Default: the run's, or .05.
+        alpha: Error probability of the claim. Default: the member's share of the run's, or .05.
         seed: Seed of the proof's stream; another than the run's begins a proof of its own. Default: the run's, or 0.
         max_episodes: Give up after so many. Default: the run's, or 1000.
         normaliser: VecNormalize file of the teacher; not for RUN:MEMBER.

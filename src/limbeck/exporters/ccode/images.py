@@ -104,10 +104,10 @@ static void @p_conv(const @p_windows *g, const float *w, const float *b, const f
         const int q = p + 1 < places ? p + 1 : p;
         const float *u = window, *v = window + n;
         float *yu = y + p * n_out, *yv = y + q * n_out;
-        int o = 0;
+        int o = 0, left;
         @p_window(g, x, p, window, chw);
         @p_window(g, x, q, window + n, chw);
-{_block(4)}{_block(2)}{_block(1)}        for (; o < n_out; o++) {{
+{_block(4)}{_block(2)}{_block(1)}        for (left = n_out % @P_LANES; left > 0; left--, o++) {{
             float s = b[o], t = b[o];
             for (i = 0; i < n; i++) {{
                 s = u[i] * w[i * n_out + o] + s;

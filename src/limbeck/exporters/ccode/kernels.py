@@ -333,8 +333,8 @@ def _wide() -> str:
 {{
     const @p_vec zero = @P_ZERO;
     const int even = n_in - n_in % 2;
-    int o = 0, i;
-{_block(4)}{_block(2)}{_block(1)}    for (; o < n_out; o++) {{
+    int o = 0, left, i;
+{_block(4)}{_block(2)}{_block(1)}    for (left = n_out % @P_LANES; left > 0; left--, o++) {{
         float s = b[o], t = 0.0f;
         for (i = 0; i < even; i += 2) {{
             s = x[i] * w[i * n_out + o] + s;

@@ -22,6 +22,13 @@ ZERO = 128  # a level q is the byte q + 128
 FRACTION = 24  # bits behind the point of a quantised observation before it is rounded
 
 _QUANTISE = """
+/* Where floats are computed wider (x87), the difference and the product are rounded by storing them. */
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16
+#define @P_ROUNDED volatile float
+#else
+#define @P_ROUNDED const float
+#endif
+
 /* Bytes 128 + round(clip((x - offset) scale, -127, 127)), halves go up. The stored scales are 2^24 times those, an exact
    change, so v is a fixed-point number with 24 bits behind the point: from 1/2 on a float is a multiple of 2^-24 and
    loses nothing in (int32_t)v, and below 1/2 it gives 0 either way. No product is followed by an addition of floats,
@@ -34,7 +41,8 @@ static void @p_quantise(const float *offset, const float *scale, const float *x,
         const float from = offset[i], by = scale[i];
         int at;
         for (at = i; at < all; at += n) {
-            const float v = (x[at] - from) * by;
+            @P_ROUNDED d = x[at] - from;
+            @P_ROUNDED v = d * by;
             int32_t k;
             if (v > -limit && v < limit)
                 k = (int32_t)v;

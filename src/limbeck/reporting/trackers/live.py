@@ -42,12 +42,10 @@ class Live:
 
     def finished(self) -> None:
         """The run is over and its result written: finals, texts and files follow."""
-        log = log_of(self._run) if self._names else None
         for name in list(self._names):
             with self._alone(name):
                 feed = self._feeds.get(name) or self._opened(name)
-                assert log is not None
-                feed.finish(log)
+                feed.finish(log_of(self._run))
                 self._tell("report", f"{name}: {feed.place}")
         self.close()
 

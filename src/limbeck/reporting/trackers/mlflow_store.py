@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "limbeck"
-WRITTEN = "run.json"  # the id of the run that an earlier call wrote
+WRITTEN = "run.json"  # the id of the run that an earlier call wrote, and the mark that it was given before it had one
+MARK = "limbeck.mark"  # tag of a run: what was created before a kill is found by it
 URI = "MLFLOW_TRACKING_URI"
 SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # seconds; what is set stands
 BATCH = 1000  # metrics of one request, by MLflow's own limit
@@ -44,7 +46,7 @@ class StoredRun:
         """Final numbers as metrics, settings as parameters, verdicts as tags, the page and the result as artefacts."""
         from mlflow.entities import Param, RunTag
 
-        with _told():
+        with _told(), _soon():
             self._log([(name, value, 0) for name, value in log.finals.items()])
             params = [Param(key(k), v) for k, v in log.settings.items()]
             self._client.log_batch(self._run, params=params, tags=[RunTag(key(k), v) for k, v in log.texts.items()])
@@ -85,9 +87,11 @@ def begin(name: str, folder: Path) -> StoredRun:
         experiment = (
             client.create_experiment(EXPERIMENT, artifact_location=place) if known is None else known.experiment_id
         )
-        _forget(client, folder / WRITTEN)
-        run: str = client.create_run(experiment, run_name=key(name)).info.run_id
-        storage.write_json(folder / WRITTEN, {"run": run})
+        _forget(client, experiment, folder / WRITTEN)
+        mark = {"mark": uuid.uuid4().hex}
+        storage.write_json(folder / WRITTEN, mark)
+        run: str = client.create_run(experiment, run_name=key(name), tags={MARK: mark["mark"]}).info.run_id
+        storage.write_json(folder / WRITTEN, {"run": run, **mark})
     if shared:
         return StoredRun(client, run, f"run {run} of experiment {EXPERIMENT} in the store that {URI} names")
     return StoredRun(client, run, f"{database} (mlflow ui --backend-store-uri {database})")
@@ -116,17 +120,23 @@ def _soon() -> Iterator[None]:
             del os.environ[name]
 
 
-def _forget(client: MlflowClient, written: Path) -> None:
-    """Delete the run that an earlier call wrote, where this store holds it."""
+def _forget(client: MlflowClient, experiment: str, written: Path) -> None:
+    """Delete the run that an earlier call wrote, or was killed while it created, where this store holds it."""
     from mlflow.exceptions import MlflowException
 
-    if not written.is_file():
-        return
-    try:
-        client.delete_run(storage.read_json(written)["run"])
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it went to another store, or was removed there for good
-            raise
+    known = storage.read_table(written) if written.is_file() else {}
+    if "run" in known:
+        found = [str(known["run"])]
+    elif "mark" in known:  # that hex digits alone make
+        found = [one.info.run_id for one in client.search_runs([experiment], f"tags.`{MARK}` = '{known['mark']}'")]
+    else:
+        found = []
+    for run in found:
+        try:
+            client.delete_run(run)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it went to another store, or was removed there for good
+                raise
 
 
 def key(name: str) -> str:

@@ -28,8 +28,9 @@ from limbeck.reporting.trackers import AGAIN, Line, Log, cleared
 PROGRAM = Path(__file__).with_name("wandb_process.py")
 QUIET = {"WANDB_ERROR_REPORTING": "false"}  # its crashes would be reported to its makers
 SERVICE = "WANDB_SERVICE"  # the caller's own service, which a child would join and which would not end with it
-SENT = "run.json"  # the id of the run that a server has
+SENT = "wandb.json"  # beside the folder, which is cleared: the id of the run that a server has
 WAIT = 30.0  # seconds for a process to end
+UPLOAD = 300.0  # seconds for what a server has not taken yet; a run is not held back for longer
 
 
 class PipedRun:
@@ -47,7 +48,7 @@ class PipedRun:
     def finish(self, log: Log) -> None:
         """Returns when the files are whole, or what is in them was sent."""
         self.send([{"end": asdict(log)}])
-        if self._process.wait() != 0:
+        if self._ended(UPLOAD) != 0:
             raise self._failed()
 
     def close(self) -> None:
@@ -56,11 +57,8 @@ class PipedRun:
                 self.send([{"end": None}])
         with contextlib.suppress(OSError):  # what an ended process did not read
             self._input.close()
-        try:
-            self._process.wait(WAIT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(StorageError):  # it was killed: what was added stays
+            self._ended(WAIT)
         self._errors.close()
 
     def send(self, messages: Sequence[Any]) -> None:
@@ -69,8 +67,17 @@ class PipedRun:
             self._input.writelines(json.dumps(message, default=str) + "\n" for message in messages)
             self._input.flush()
         except OSError:  # the reader is gone
-            self._process.wait()
+            self._ended(WAIT)
             raise self._failed() from None
+
+    def _ended(self, seconds: float) -> int:
+        """The exit status; a process that takes longer is killed, and said to be."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise StorageError(f"Weights & Biases was not done after {seconds:g} seconds. {AGAIN}") from None
 
     @property
     def _input(self) -> IO[str]:
@@ -88,13 +95,8 @@ def begin(name: str, folder: Path) -> PipedRun:
     """Start the process; the offline run that lies here is replaced."""
     mode = os.environ.get("WANDB_MODE", "offline")
     with _alone(folder.with_name("wandb.lock")) as lock:
-        known = folder / SENT
-        sent: str | None = None
-        if mode == "online":
-            sent = storage.read_json(known)["id"] if known.is_file() else uuid.uuid4().hex[:12]
+        sent = _id(folder.with_name(SENT)) if mode == "online" else None
         cleared(folder)
-        if sent is not None:
-            storage.write_json(known, {"id": sent})
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed by the feed
         process = subprocess.Popen(  # noqa: S603  # this interpreter, this package's file
             [sys.executable, "-P", str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
@@ -106,6 +108,13 @@ def begin(name: str, folder: Path) -> PipedRun:
     run = PipedRun(process, errors, f"{place} (wandb sync {place}/{'offline-run-*' if mode == 'offline' else '*'})")
     run.send([{"name": name, "folder": str(folder.resolve()), "mode": mode, "id": sent}])
     return run
+
+
+def _id(known: Path) -> str:
+    """The id under which a server has this run, or will have it: written down before anything is sent."""
+    if not known.is_file():
+        storage.write_json(known, {"id": uuid.uuid4().hex[:12]})
+    return str(storage.read_table(known)["id"])
 
 
 @contextlib.contextmanager
