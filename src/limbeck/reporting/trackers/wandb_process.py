@@ -33,7 +33,8 @@ def main() -> None:
     log = follow(run, told, run.starting_step)  # a step for each line: so many has the server already
     if log is not None:
         texts = {f"text/{name}": text for name, text in log["texts"].items()}
-        run.config.update({**log["settings"], **texts}, allow_val_change=True)
+        config: Any = run.config  # its methods state no types
+        config.update({**log["settings"], **texts}, allow_val_change=True)
         run.summary.update(log["finals"])
         artifact = wandb.Artifact("report", type="report")
         for file in log["files"]:
