@@ -111,7 +111,7 @@ def test_check_and_report(copied, capsys):
     assert storage.check_manifest(folder) == []
     with (folder / "artifacts" / "mlp-8-s0" / "onnx" / "policy.onnx").open("ab") as stream:
         stream.write(b"!")
-    assert cli.main(["check", str(folder)]) == 2
+    assert cli.main(["check", str(folder)]) == 5  # damage
     assert "policy.onnx" in capsys.readouterr().err
 
 
