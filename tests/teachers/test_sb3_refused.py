@@ -72,6 +72,13 @@ def test_networks_of_another_kind_are_refused(change: Any, what: str, tmp_path: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_critic_that_lacks_a_tensor_is_refused_by_its_name(tmp_path: Path, sac_zip: Path) -> None:
+    lost = "critic.qf0.2.weight"
+    part = with_weights(sac_zip, tmp_path / "x.zip", lambda w: {k: v for k, v in w.items() if k != lost})
+    with pytest.raises(InputError, match=rf"critic's tensor '{lost}' is missing"):
+        teachers.load(part, Spec(BOX, ACTIONS))
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

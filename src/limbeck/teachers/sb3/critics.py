@@ -66,13 +66,17 @@ class SavedCritic:
 
 
 def read(weights: Weights, algorithm: str, extract: Extract, activation: str, drawn: Blueprint) -> SavedCritic | None:
-    """The critic of a zip whose policy is `drawn`, None where it holds none that is read here."""
+    """The critic of a zip whose policy is `drawn`, None where it holds none that is read here. Raises InputError for one
+    whose tensors do not fit together."""
     names = sorted({found.group(1) for key in weights if (found := re.match(r"(critic\.qf\d+)\.", key))})
     normed = any(re.match(r"critic\.qf\d+\.\d+\.ra_mean", key) for key in weights)
     if algorithm not in ("SAC", "TD3", "DDPG", "TQC") or not names or normed or drawn.view.history > 1:
         return None
     used = names[:1] if algorithm in ("TD3", "DDPG") else names
-    branches = tuple(_branch(weights, name, extract, activation, drawn) for name in used)
+    try:
+        branches = tuple(_branch(weights, name, extract, activation, drawn) for name in used)
+    except KeyError as error:
+        raise InputError(f"the critic's tensor {error} is missing. Save the teacher again.") from error
     single = branches[0].outputs == 1  # bare weights do not say that they are TQC's, their quantiles do
     return SavedCritic(branches, drawn.head, algorithm == "SAC" and single)
 
