@@ -34,10 +34,13 @@ def test_a_family_has_a_recipe_that_holds_together(name):
 @pytest.mark.parametrize(("name", "trained", "chance"), [
     ("cartpole", (475, 500), (9, 60)), ("pendulum", (-400, 0), (-1800, -700)), ("halfcheetah", (3000, 12000), (-900, 100)), ("breakout", (8, 60), (0, 4)),
     ("doorkey", (0.9, 1), (0, 0.5)), ("sardine", (20, 60), (3, 22)), pytest.param("highway", (15, 31), (3, 17), marks=pytest.mark.slow),
-    pytest.param("pursuit", (8, 80), (-20, 8), marks=pytest.mark.slow), pytest.param("pong", (0, 21), (-21, -17), marks=pytest.mark.slow),
+    pytest.param("pursuit", (8, 80), (-20, 8), marks=pytest.mark.slow), pytest.param("pong", (-14, 21), (-21, -17), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_the_recipes_teacher_and_chance_score_what_they_should(name, trained, chance):
-    """One bound for each side: a wrong wrapper, a wrong entry or a wrong order of its numbers falls out of it."""
+    """One bound for each side: a wrong wrapper, a wrong entry or a wrong order of its numbers falls out of it.
+
+    Pong: 4.9 over 32 episodes whose standard deviation is 12, so that three of them lie 2.7 of their mean's errors above -14.
+    """
     recipe = settings.recipe_from(recipes.read(FOLDER / f"{name}.yaml"))
     if importlib.util.find_spec(NEEDS.get(name, "gymnasium")) is None or not (FOLDER.parent / recipe.teacher).exists():
         pytest.skip(f'pip install "limbeck[test]", and {recipe.teacher}')
