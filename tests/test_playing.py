@@ -140,7 +140,7 @@ def test_the_page_is_one_file_that_asks_nobody(cart: Path, tmp_path: Path) -> No
     facts = json.loads(text.partition('id="facts">')[2].partition("</script>")[0])
     env = gym.make("CartPole-v1")
     env.reset(seed=9)
-    assert facts["starts"]["9"] == list(map(float, env.unwrapped.state))  # type: ignore[attr-defined]
+    assert facts["starts"]["9"] == list(map(float, env.unwrapped.state))
     assert base64.b64decode(facts["wasm"]) == (cart / "wasm" / "policy.wasm").read_bytes()
 
 

@@ -105,7 +105,7 @@ def test_names_of_users_are_data(tmp_path: Path) -> None:
     plain = target.generate(replace(policy, name="policy", spec=Spec(space, policy.spec.action_space, "task")))
     code = [ast.dump(node) for node in ast.parse(text).body if "DESCRIBED" not in ast.dump(node)[:80]]
     assert code == [ast.dump(node) for node in ast.parse(plain).body if "DESCRIBED" not in ast.dump(node)[:80]]
-    (found,) = (n for n in ast.parse(text).body if isinstance(n, ast.Assign) and n.targets[0].id == "DESCRIBED")  # type: ignore[attr-defined]
+    (found,) = (n for n in ast.parse(text).body if isinstance(n, ast.Assign) and n.targets[0].id == "DESCRIBED")
     described = ast.literal_eval(found.value)
     assert (described["name"], described["task"]) == (HOSTILE, HOSTILE)
     assert described["parts"][1]["key"] == "x"
@@ -142,7 +142,7 @@ def test_wrong_observations_have_words(tmp_path: Path) -> None:
     target.export(CASES["dict"], tmp_path)
     flat_row = python_file.load(tmp_path / "policy.py", CASES["dict"].spec, CASES["dict"].head)._module.flat_row
     parts = target._described(CASES["dict"], {})["parts"]
-    one = {key: value[0] for key, value in observations(CASES["dict"].spec.observation_space, 1).items()}  # type: ignore[union-attr]
+    one = {key: value[0] for key, value in observations(CASES["dict"].spec.observation_space, 1).items()}
     flat_row(one, parts)
     with pytest.raises(ValueError, match=r"'zeta' holds 3 numbers\. Allowed: 4"):
         flat_row({**one, "zeta": np.zeros(3)}, parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import quantised_cases as cases
-from cases_compiling import STRICTER, WARNINGS, compiler
+from cases_compiling import STRICTER, WARNINGS, compiler, program
 from cases_export import blueprint
 from gymnasium import spaces as S
 from hypothesis import given, settings
@@ -117,44 +117,10 @@ def test_the_tanh_table_has_no_entry_near_a_half() -> None:
 
 # ---------------------------------------------------------------- C
 
-INCLUDE = '#define {macro}_IMPLEMENTATION\n#include "{name}.h"\n'
-RUN = """
-static int run_{name}(void)
-{{
-    static {name}_state memory;
-    static float obs[{macro}_OBS], params[{macro}_PARAMS];
-    static {name}_action action[{macro}_ACTIONS];
-    int row;
-    for (row = 0; row < {rows}; row++) {{
-        if (fread(obs, sizeof *obs, {macro}_OBS, stdin) != {macro}_OBS)
-            return 1;
-        {name}_reset(&memory);
-        {name}_step(&memory, obs, params, action);
-        fwrite(params, sizeof *params, {macro}_PARAMS, stdout);
-    }}
-    return 0;
-}}
-"""
-
-
-def program(folder: Path, command: list[str], policies: Mapping[str, Blueprint]) -> Path:
-    """One program that plays every policy, each under a prefix of its own."""
-    names = {f"p{k}": policy for k, policy in enumerate(policies.values())}
-    source = ["#include <stdio.h>\n"]
-    for name, policy in names.items():
-        (folder / f"{name}.h").write_text(c.generate(policy, name)[0])
-        words = {"name": name, "macro": name.upper(), "rows": ROWS}
-        source += [INCLUDE.format(**words), RUN.format(**words)]
-    calls = " || ".join(f"run_{name}()" for name in names)
-    (folder / "main.c").write_text("".join(source) + f"int main(void)\n{{\n    return {calls};\n}}\n")
-    done = subprocess.run([*command, "main.c", "-o", "program"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder / "program"
-
 
 def played(folder: Path, command: list[str], policies: Mapping[str, Blueprint] = POLICIES) -> None:
     """Every policy's numbers are those of numpy, bit by bit."""
-    path = program(folder, command, policies)
+    path = program(folder, command, list(policies.values()), ROWS)
     shown = [observed(policy) for policy in policies.values()]
     wanted = [reference(policy, obs) for policy, obs in zip(policies.values(), shown, strict=True)]
     done = subprocess.run([str(path)], input=b"".join(o.tobytes() for o in shown), capture_output=True)

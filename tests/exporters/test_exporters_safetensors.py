@@ -20,7 +20,7 @@ def test_the_library_reads_what_is_written_and_it_plays(tmp_path: Path) -> None:
     (artifact,) = exporters.export(policy, tmp_path, ("safetensors",), rows)
     assert (artifact.target, artifact.files) == ("safetensors", ("policy.safetensors",))
     with safe_open(tmp_path / "safetensors" / "policy.safetensors", "numpy") as file:
-        np.testing.assert_array_equal(file.get_tensor("layers.0.weight_h"), policy.layers[0].weight_h)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(file.get_tensor("layers.0.weight_h"), policy.layers[0].weight_h)
         assert json.loads(file.metadata()["limbeck"])["name"] == "policy"
     (row,) = exporters.check(tmp_path)
     assert (row.target, row.ok, row.worst_error) == ("safetensors", True, 0.0)

@@ -11,16 +11,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import quantised_cases as cases
-from cases_compiling import STRICTER, compiler
+from cases_compiling import STRICTER, compiler, program
 from cases_export import blueprint, starts
 from cases_quantised_layers import ALL, ROWS, SOME, remembering, rows_of
 from gymnasium import spaces as S
 
 from limbeck import spaces
-from limbeck.contracts import (
-    Blueprint,
-    Dense,
-)
+from limbeck.contracts import Blueprint, Dense
 from limbeck.contracts.quantised import LARGEST_SUM
 from limbeck.exporters import c, golden, wasm
 from limbeck.runtimes import compiled_c, emulated, firmware
@@ -29,47 +26,16 @@ from limbeck.runtimes.numpy import NumpyPolicy
 # ---------------------------------------------------------------- compiled
 
 
-INCLUDE = '#define {macro}_IMPLEMENTATION\n#include "{name}.h"\n'
-RUN = """
-static int run_{name}(void)
-{{
-    static {name}_state memory;
-    static float obs[{macro}_OBS], params[{macro}_PARAMS];
-    static {name}_action action[{macro}_ACTIONS];
-    int row;
-    for (row = 0; row < {rows}; row++) {{
-        if (fread(obs, sizeof *obs, {macro}_OBS, stdin) != {macro}_OBS)
-            return 1;
-        if (row % 7 == 0)
-            {name}_reset(&memory);
-        {name}_step(&memory, obs, params, action);
-        fwrite(params, sizeof *params, {macro}_PARAMS, stdout);
-        fwrite(action, sizeof *action, {macro}_ACTIONS, stdout);
-    }}
-    return 0;
-}}
-"""
-
-
 def flat_of(policy: Blueprint, rows: golden.Golden) -> np.ndarray:
     return spaces.input_rows(rows.obs, policy.spec.observation_space, policy.view).astype(np.float32)
 
 
 def played(folder: Path, command: list[str], policies: Mapping[str, Blueprint], under: tuple[str, ...] = ()) -> None:
     """One program with every policy, each under a prefix of its own: numbers and actions are those of numpy, bit by bit."""
-    source = ["#include <stdio.h>\n"]
-    names = [f"p{k}" for k in range(len(policies))]
-    for name, policy in zip(names, policies.values(), strict=True):
-        (folder / f"{name}.h").write_text(c.generate(policy, name)[0])
-        words = {"name": name, "macro": name.upper(), "rows": ROWS}
-        source += [INCLUDE.format(**words), RUN.format(**words)]
-    calls = " || ".join(f"run_{name}()" for name in names)
-    (folder / "main.c").write_text("".join(source) + f"int main(void)\n{{\n    return {calls};\n}}\n")
-    done = subprocess.run([*command, "main.c", "-o", "program"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    path = program(folder, command, list(policies.values()), ROWS, episode=7, acted=True)
     held = [rows_of(policy) for policy in policies.values()]
     shown = b"".join(flat_of(policy, one).tobytes() for policy, one in zip(policies.values(), held, strict=True))
-    run = subprocess.run([*under, str(folder / "program")], input=shown, capture_output=True)
+    run = subprocess.run([*under, str(path)], input=shown, capture_output=True)
     assert (run.returncode, run.stderr) == (0, b""), run.stderr.decode()
     wanted = [
         np.concatenate([one.params.view(np.int32), one.actions.reshape(ROWS, -1).astype(np.int32)], axis=1)

@@ -53,7 +53,7 @@ def test_every_student_has_its_own_card(tmp_path: Path) -> None:
     assert [path.parent.name for path in cards] == ["tree:leaves=4-s0"]  # the one that has a policy file here
     text = cards[0].read_text()
     values = front_matter(text)
-    assert [entry["name"] for entry in values["model-index"]] == ["tree:leaves=4-s0"]  # type: ignore[attr-defined]
+    assert [entry["name"] for entry in values["model-index"]] == ["tree:leaves=4-s0"]
     assert "\n    if x[4] <= 0.1 then action 0 else action 1\n" in text
     assert "Proved to keep at least 95 %" in text
 
@@ -69,9 +69,9 @@ def test_hostile_names_end_no_metadata_and_become_no_markup(tmp_path: Path) -> N
     card.write_cards(tmp_path, samples.hostile())
     text = (tmp_path / "README.md").read_text()
     values = front_matter(text)
-    assert values["tags"][-1] == samples.HOSTILE[0]  # type: ignore[index]
-    (entry,) = values["model-index"]  # type: ignore[misc]
-    assert entry["name"] in samples.HOSTILE  # type: ignore[index]
+    assert values["tags"][-1] == samples.HOSTILE[0]
+    (entry,) = values["model-index"]
+    assert entry["name"] in samples.HOSTILE
     prose = "".join(line for line in text.split("---\n", 2)[2].splitlines() if not line.startswith("    "))
     assert not set("<>*[]{}$&\\") & set(prose)
     assert "\u202e" not in text

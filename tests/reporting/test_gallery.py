@@ -118,7 +118,7 @@ def test_states_that_do_not_come_back_are_not_shown(cartpole: Task, tmp_path: Pa
 
 
 def test_an_environment_that_cannot_draw_leaves_numbers_and_the_reason(cartpole: Task, tmp_path: Path) -> None:
-    blind = replace(cartpole, make=lambda: _without_id(gym.make("CartPole-v1").unwrapped))  # type: ignore[type-var]
+    blind = replace(cartpole, make=lambda: _without_id(gym.make("CartPole-v1").unwrapped))
     visit = gallery.Visit(steady(cartpole, 1.0, 0.0), blind, tmp_path / "m", 0)
     (shown,), _ = visit.all([gallery.Seen(0, 2, 1.0, (1.0,), (0.0,))], [7], "nats")
     assert shown.picture == ""
@@ -151,7 +151,7 @@ def blinking(cartpole: Task, monkeypatch: pytest.MonkeyPatch, ends_at: int = 999
     monkeypatch.setattr(Blinking, "taken", 0)
     monkeypatch.setattr(Blinking, "ends_at", ends_at)
     monkeypatch.setitem(gym.registry, "Blinking-v0", EnvSpec("Blinking-v0", Blinking))
-    return replace(cartpole, make=lambda: gym.make("Blinking-v0"), pool=None)  # type: ignore[type-var]
+    return replace(cartpole, make=lambda: gym.make("Blinking-v0"), pool=None)
 
 
 def visited(task: Task, place: Path) -> tuple[gallery.Visit, list[str], int]:

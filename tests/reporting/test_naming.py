@@ -18,7 +18,7 @@ def test_actions_of_minatar_are_those_that_its_games_tell(game: str, version: st
     if name not in gym.registry:
         minatar.register_envs()
     env = gym.make(name, disable_env_checker=True).unwrapped
-    said = [LETTERS[env.game.env.action_map[i]] for i in env.action_set]  # type: ignore[attr-defined]
+    said = [LETTERS[env.game.env.action_map[i]] for i in env.action_set]
     assert [naming.action_name(name, str(i)) for i in range(len(said))] == said
 
 

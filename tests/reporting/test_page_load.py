@@ -73,14 +73,14 @@ def opened(folder: Path, profile: Path) -> float:
         browser = subprocess.Popen([CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}", url], stderr=subprocess.DEVNULL)  # fmt: skip
         try:
             for _ in range(600):
-                if handler.posted:  # type: ignore[attr-defined]
+                if handler.posted:
                     break
                 threading.Event().wait(0.1)
         finally:
             browser.terminate()
             browser.wait(30)
             server.shutdown()
-    took, height = handler.posted[0].removeprefix("/took?").split("&")  # type: ignore[attr-defined]
+    took, height = handler.posted[0].removeprefix("/took?").split("&")
     assert float(height) > 3000  # the whole page was laid out
     return float(took) / 1000
 

@@ -57,6 +57,6 @@ def test_the_curve_passes_through_its_shares() -> None:
 
 @pytest.mark.parametrize("whole", [samples.hostile(), samples.nothing_proved(), samples.empty()])
 def test_any_result_gives_a_drawing_or_none(whole: object) -> None:
-    drawing = profiles.profile(whole)  # type: ignore[arg-type]
+    drawing = profiles.profile(whole)
     assert "<script" not in drawing
-    assert bool(drawing) == bool(profiles.drawn(whole))  # type: ignore[arg-type]
+    assert bool(drawing) == bool(profiles.drawn(whole))

@@ -73,7 +73,7 @@ def test_mlflow_s_end_fails_soon(monkeypatch: pytest.MonkeyPatch) -> None:
             return lambda *_, **__: seen.append(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES"))
 
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    mlflow_store.StoredRun(Client(), "r", "").finish(trackers.Log({"a": 1.0}, {}, {}, [Path("x")]))  # type: ignore[arg-type]
+    mlflow_store.StoredRun(Client(), "r", "").finish(trackers.Log({"a": 1.0}, {}, {}, [Path("x")]))
     assert seen == ["2"] * 4
 
 

@@ -74,7 +74,7 @@ class Server(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     Server.kept, Server.asked = {}, []
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as serving:
-        serving.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up
+        serving.handle_error = lambda *_: None  # a client that hangs up
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{serving.server_address[1]}")

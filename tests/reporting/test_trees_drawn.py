@@ -30,7 +30,7 @@ def grown(leaves: int) -> Tree:
     reads = tuple((int(rng.integers(8)),) for _ in children)
     threshold = rng.normal(size=len(children)).astype(np.float32)
     labels = rng.integers(4, size=(leaves, 1)).astype(np.float32)
-    return Tree(np.array([], np.float32), threshold, labels, reads, tuple(map(tuple, children)), 8, 4)  # type: ignore[arg-type]
+    return Tree(np.array([], np.float32), threshold, labels, reads, tuple(map(tuple, children)), 8, 4)
 
 
 def walked(tree: Tree, row: np.ndarray) -> int:

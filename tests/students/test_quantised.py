@@ -231,9 +231,11 @@ def test_a_member_in_the_stack_is_the_member_alone():
     assert np.allclose(together.row("mlp-12x8-int4-s0"), alone.row("mlp-12x8-int4-s0"), atol=1e-4)
 
 
-@pytest.mark.parametrize("text", ["mlp:700x300:int8", "mlp:700x300:tanh:int4", "mlp:700:ternary"])
+@pytest.mark.parametrize(
+    "text", ["mlp:700x300:int8", "mlp:700x300:tanh:int4", "mlp:700:ternary", "gru:400:int8", "gru:300:ternary"]
+)
 def test_no_sum_leaves_its_bits(text):
-    """The worst weights there are: all alike, with huge biases, and outputs that are dead."""
+    """The worst weights there are: all alike, with huge biases, and outputs or gates that are dead."""
     family = families.build(parse([text]), {TASK: port()}, 0)
     stack, row = family.stacks[0].stack, {}
     for name, value in stack.unpack(family.row(family.members[0].name)).items():

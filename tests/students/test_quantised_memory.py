@@ -191,16 +191,3 @@ def test_bytes_and_shapes():
     assert family.stacks[0].stack.hidden_shapes(TASK) == {"memory": (8,), "last": (8,)}
     with pytest.raises(ValueError, match="needs `first`"):
         family.stacks[0].stack.forward(family.stacks[0].theta, TASK, torch.zeros(1, 2, 4), None)
-
-
-@pytest.mark.parametrize("text", ["gru:400:int8", "gru:300:ternary"])
-def test_no_sum_leaves_its_bits(text):
-    """The worst weights there are: all alike, with huge biases, and gates that are dead."""
-    family = families.build(parse([text]), {TASK: port()}, 0)
-    stack, row = family.stacks[0].stack, {}
-    for name, value in stack.unpack(family.row(family.members[0].name)).items():
-        row[name] = np.full_like(value, 3.0) if name.endswith("weight") else np.full_like(value, -1e4)
-        if name.endswith("weight"):
-            row[name][:, 0] = 0.0
-    family.put(family.members[0].name, stack.pack(row))
-    blueprints.check(family.blueprint(family.members[0].name, TASK))
