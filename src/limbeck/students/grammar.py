@@ -37,7 +37,7 @@ PRECISIONS = (*BITS, *MIXED)  # of weights in whole numbers
 WHOLE_KINDS = ("linear", "mlp", "gru", "cnn", "conv1d")  # that there are in whole numbers
 WHOLE_ACTIVATIONS = tuple(one for one in QUANTISED_ACTIVATIONS if one != "identity")  # of hidden layers
 MAX_NAME = 200  # characters: file systems allow 255, and files are named after members
-EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, mlp:32x32:int8, gru:16:int8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
+EXAMPLES = "linear, mlp:32x32, mlp:8:tanh, gru:16, cnn:4k8s4-8k4s2:cp2-24, cnn:16k3:64, conv1d:16k5s2-16k3:32, mlp:64x64:r8, mlp:32x32:int8, mlp:32x32:mixed4, gru:16:int8, nested:64x64, tree:leaves=16, tree:depth=6, oblique:leaves=8, rule:3, ternary:3, each with @SEEDS"
 
 
 def layer_widths(precision: str, layers: int) -> tuple[str, ...]:
